@@ -1,0 +1,187 @@
+"""The contract of a method: what the loop, the evaluations and the tests may ask of any system.
+
+A method is a frozen dataclass. It computes and remembers nothing: everything that moves is in `params` (trained),
+`extra` (moved by the method: EMA copies, centres, queues, codebooks) and `frozen` (never changed: teachers,
+tokenizers, bases). A subclass writes `init`, `draw`, `forward`, `encode`, `show`, `param_groups` and `flops`, and
+`update` where it keeps extra state.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from mim_jax.errors import ConfigError
+
+Batch = dict[str, Any]
+Tree = Any
+
+
+class Variables(struct.PyTreeNode):
+    """Everything a method owns: `params` trained, `extra` moved by the method, `frozen` never changed."""
+
+    params: Tree
+    extra: Tree = struct.field(default_factory=dict)
+    frozen: Tree = struct.field(default_factory=dict)
+
+
+class Progress(struct.PyTreeNode):
+    """Where the run stands; the only clock that schedules may read."""
+
+    step: Int[Array, ""]
+    total_steps: Int[Array, ""]
+    epoch: Float[Array, ""]
+
+    @classmethod
+    def at(cls, step, total_steps: int, steps_per_epoch: int) -> Progress:
+        step = jnp.asarray(step, jnp.int32)
+        return cls(step, jnp.asarray(total_steps, jnp.int32), step.astype(jnp.float32) / steps_per_epoch)
+
+
+class Output(struct.PyTreeNode):
+    """What `forward` reports beside the loss.
+
+    terms: named parts of the loss; metrics: further scalars to log.
+    weight: what the loss was divided by, so that micro-batches average to the loss of the whole batch.
+    carry: what `update` needs, as means over the batch (micro-batches are averaged by `weight`).
+    trace: named arrays for tests, reference cases and pictures (`mask`, `latent`, `pred`, `target`,
+        `loss_per_patch`, ...); the loop drops it inside the compiled step, so it costs nothing there.
+    """
+
+    terms: dict[str, Float[Array, ""]] = struct.field(default_factory=dict)
+    metrics: dict[str, Float[Array, ""]] = struct.field(default_factory=dict)
+    weight: Float[Array, ""] | float = 1.0
+    carry: Tree = None
+    trace: dict[str, Any] = struct.field(default_factory=dict)
+
+
+class Features(struct.PyTreeNode):
+    """What an encoder says about images.
+
+    cls: (B, D) or None; patches: (B, N, D), raster order; pooled: (B, D) mean of the patches;
+    layers: the tokens after every block, before the final norm, (B, 1 + N, D) each; empty unless asked for.
+    grid: (h, w), static.
+    """
+
+    cls: Float[Array, "B D"] | None
+    patches: Float[Array, "B N D"]
+    pooled: Float[Array, "B D"]
+    layers: tuple[Float[Array, "B T D"], ...] = ()
+    grid: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
+
+
+class Pictures(struct.PyTreeNode):
+    """What `show` draws, in the order in which it is to be seen.
+
+    panels: images (B, H, W, C) in normalised pixel values, as the method receives them.
+    maps: non-negative heat maps (B, H, W).
+    true_patch_statistics: whether the true mean and variance of each patch were used to undo a normalised target.
+    """
+
+    panels: dict[str, Float[Array, "B H W C"]]
+    maps: dict[str, Float[Array, "B H W"]] = struct.field(default_factory=dict)
+    true_patch_statistics: bool = struct.field(pytree_node=False, default=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamGroups:
+    """Which parameters take weight decay, layer decay, or none of the training, as data for the optimizer.
+
+    Patterns are regular expressions searched in the '/'-joined parameter path.
+    no_decay: patterns without weight decay; vectors and scalars (ndim <= 1) never take it.
+    layers: (pattern, layer number) in order, first match wins; a pattern with one group captures the block number i
+        and stands for layer `number + i`; what matches nothing is in the last layer, `depth + 1`.
+    depth: number of blocks.
+    frozen: patterns of parameters that are not trained.
+    """
+
+    depth: int
+    no_decay: tuple[str, ...] = ()
+    layers: tuple[tuple[str, int], ...] = ()
+    frozen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """Base of all methods: the arithmetic every system shares."""
+
+    name: ClassVar[str] = ""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_config(cls, model: Mapping[str, Any], method: Mapping[str, Any]) -> Self:
+        """Builds the method from the `model` and `method` sections of a config, and checks it.
+
+        Raises:
+            ConfigError: an unknown key, or an impossible value or combination, with the nearest valid one.
+        """
+
+    @abc.abstractmethod
+    def init(self, key: PRNGKeyArray, batch: Batch) -> Variables:
+        """Fresh variables; `batch` fixes the shapes (and, where a method says so, data-dependent starts)."""
+
+    @abc.abstractmethod
+    def draw(self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress) -> Tree:
+        """All random choices for one batch, as a pytree whose leaves lead with the batch axis.
+
+        Drawn for the global batch, so that device count and accumulation do not change what is hidden.
+        """
+
+    @abc.abstractmethod
+    def forward(
+        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, draws: Tree, progress: Progress
+    ) -> tuple[Float[Array, ""], Output]:
+        """The loss for given draws. Deterministic."""
+
+    def loss(
+        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress
+    ) -> tuple[Float[Array, ""], Output]:
+        """Draws, then computes the loss."""
+        draws = self.draw(params, extra, frozen, batch, key, progress)
+        return self.forward(params, extra, frozen, batch, draws, progress)
+
+    def update(self, extra: Tree, params: Tree, output: Output, progress: Progress) -> Tree:
+        """Extra state after the optimizer's step; the structure must not change."""
+        del params, output, progress
+        return extra
+
+    @abc.abstractmethod
+    def encode(
+        self, params: Tree, images: Float[Array, "B H W C"], *, extra: Tree = None, layers: bool = False
+    ) -> Features:
+        """Features of whole (unmasked) normalised images."""
+
+    @abc.abstractmethod
+    def show(self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray) -> Pictures:
+        """Pictures that let a person judge what the model predicts."""
+
+    @abc.abstractmethod
+    def param_groups(self) -> ParamGroups:
+        """Decay and layer-decay groups of `params`."""
+
+    @abc.abstractmethod
+    def flops(self) -> float:
+        """Training FLOPs per image (forward and backward; a multiply-add counts two)."""
+
+
+def nearest(word: str, choices) -> str:
+    """`; did you mean 'x'?` for the closest of `choices`, or the list of them when none is close."""
+    choices = [str(c) for c in choices]
+    close = difflib.get_close_matches(str(word), choices, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(sorted(choices))}"
+
+
+def section(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Keyword arguments for dataclass `cls` from one config section; an unknown key is refused by name."""
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"{where}.{key} is not a setting of {cls.__name__}{nearest(key, names)}")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -1,0 +1,161 @@
+"""The one shared recipe: every setting of a run with its default, to be changed by a config file.
+
+A config file calls `pretrain()`, sets what its row of the paper sets, and returns the result; so a run's values are
+in two places at most. Sections `model` and `method` belong to the method and are written out in the config file.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def pretrain() -> ConfigDict:
+    """A locked config with every key of a pretraining run; `model` and `method` are open for the file to fill."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "model": {},
+            "method": {},
+            "data": data(),
+            "optimizer": adamw(),
+            "training": training(),
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            # (regular expression on the parameter path, one mesh axis name or '' per dimension); first match wins,
+            # what matches nothing has its largest divisible dimension split over fsdp.
+            "sharding": (),
+            "evaluation": {"knn": knn(), "linear": linear_probe(), "finetune": finetune()},
+        }
+    )
+    config.lock()
+    config.model.unlock()
+    config.method.unlock()
+    return config
+
+
+def data() -> dict:
+    return {
+        "source": "digits",  # digits | tfds:NAME[:split] | folder:DIR | parquet:GLOB | wds:GLOB | arrayrecord:GLOB | npy:FILE | hf:NAME
+        "eval_source": "",  # held-out images for probes and validation; '' uses a fixed tenth of `source`
+        "views": {"image": view()},
+        "channels": 3,  # 1 turns colour to grey, 3 turns grey to colour, N-channel arrays must have N
+        "mean": IMAGENET_MEAN,  # per channel, of pixels in [0, 1]
+        "std": IMAGENET_STD,
+        "eval_resize": 256,  # shorter side before the centre crop, at evaluation
+        "workers": 0,  # worker processes; 0 decodes in the main process's threads
+        "threads": 16,  # decoding threads
+        "prefetch": 16,  # most records (workers = 0) or batches a worker holds ready
+        "on_error": "stop",  # stop | skip
+        "max_bad_fraction": 0.01,  # with skip: stop all the same above this share of records
+        "max_pixels": 100_000_000,  # larger images are refused as bad records
+    }
+
+
+def view(size: tuple[int, int] = (224, 224)) -> dict:
+    """One training view: random resized crop and flip."""
+    return {
+        "size": size,  # (height, width)
+        "crop": "random_resized",  # random_resized | random (pad by 1/8, then crop) | center (resize, centre crop)
+        "scale": (0.2, 1.0),  # share of the image's area
+        "ratio": (3 / 4, 4 / 3),  # width / height
+        "interpolation": "bicubic",  # bicubic | bilinear | lanczos | nearest
+        "flip": 0.5,  # probability of a horizontal flip
+        "color_jitter": 0.0,  # strength of brightness, contrast and saturation jitter
+    }
+
+
+def adamw() -> dict:
+    return {
+        "name": "adamw",  # adamw | lars | sgd
+        "lr": 1.5e-4,  # base learning rate
+        "lr_batch": 256,  # lr is per this many images: peak = lr * batch / lr_batch; 0: lr is the peak itself
+        "min_lr": 0.0,
+        "warmup_epochs": 40.0,
+        "b1": 0.9,
+        "b2": 0.95,
+        "eps": 1e-8,
+        "momentum": 0.9,  # lars, sgd
+        "trust_coefficient": 0.001,  # lars
+        "weight_decay": 0.05,
+        "layer_decay": 1.0,  # 1: none
+        "clip_norm": 0.0,  # global gradient norm; 0: none
+        "ema": 0.0,  # decay of an exponential moving average of the weights; 0: none
+    }
+
+
+def training() -> dict:
+    return {
+        "epochs": 400.0,
+        "batch_size": 4096,  # global
+        "accumulate": 1,  # micro-batches per step
+        "precision": "bf16",  # compute: bf16 | fp32; parameters and losses are always fp32
+        "log_every": 50,  # steps
+        "on_nonfinite": "stop",  # stop | skip
+        "max_skipped": 20,  # with skip: steps in a row
+        "checkpoint": {
+            "every_epochs": 10.0,
+            "every_minutes": 30.0,  # and at least this often; 0: never by time
+            "keep": 2,  # last n
+            "keep_best": True,  # and the best by `metric`
+            "metric": "knn",  # knn | val_loss
+        },
+        "evaluate": {  # during training; 0: never
+            "loss_every_epochs": 10.0,
+            "knn_every_epochs": 20.0,
+            "pictures_every_epochs": 50.0,
+            "images": 2048,  # at most so many images for the loss and, of each split, for kNN
+        },
+        "tensorboard": True,
+        "wandb": "",  # project name; '' is off
+    }
+
+
+def knn() -> dict:
+    """Weighted kNN on the features of the whole image (DINO's protocol)."""
+    return {"k": (10, 20), "temperature": 0.07, "feature": "pooled", "batch_size": 256}
+
+
+def linear_probe() -> dict:
+    """MAE's linear probe (appendix A.1): batch norm without affine, LARS."""
+    return {
+        "epochs": 90.0,
+        "warmup_epochs": 10.0,
+        "batch_size": 16384,
+        "lr": 0.1,
+        "lr_batch": 256,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "trust_coefficient": 0.001,
+        "feature": "cls",  # cls | pooled
+        "augment": False,  # True: random crops and flips through the encoder each epoch; False: cached features
+        "scale": (0.08, 1.0),
+    }
+
+
+def finetune() -> dict:
+    """MAE's fine-tuning of ViT-B (released recipe)."""
+    return {
+        "epochs": 100.0,
+        "warmup_epochs": 5.0,
+        "batch_size": 1024,
+        "lr": 5e-4,
+        "lr_batch": 256,
+        "min_lr": 1e-6,
+        "b1": 0.9,
+        "b2": 0.999,
+        "weight_decay": 0.05,
+        "layer_decay": 0.65,
+        "drop_path_rate": 0.1,
+        "pooling": "mean",  # mean | cls
+        "randaugment": "m9-mstd0.5-inc1",
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "mixup_probability": 1.0,
+        "mixup_switch_probability": 0.5,
+        "label_smoothing": 0.1,
+        "random_erasing": 0.25,
+        "scale": (0.08, 1.0),
+        "clip_norm": 0.0,
+    }
