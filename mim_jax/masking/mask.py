@@ -38,3 +38,10 @@ def mask_from_noise(noise: Float[Array, "B N"], visible_count: int, grid: tuple[
 def gather_tokens(tokens: Float[Array, "B N *D"], index: Int[Array, "B V"]) -> Float[Array, "B V *D"]:
     """Picks tokens `index` of every image."""
     return jax.vmap(lambda row, i: row[i])(tokens, index)
+
+
+def mask_from_hidden(hidden: Bool[Array, "B N"], hidden_count: int, grid: tuple[int, int]) -> Mask:
+    """Indices for a mask of which every image hides exactly `hidden_count` patches; both lists in raster order."""
+    order = jnp.argsort(hidden, axis=1, stable=True)
+    visible = hidden.shape[1] - hidden_count
+    return Mask(hidden=hidden, visible=order[:, :visible], masked=order[:, visible:], grid=grid)

@@ -108,6 +108,12 @@ class ParamGroups:
     frozen: tuple[str, ...] = ()
 
 
+def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
+    """Groups of a vision transformer (BEiT and MAE): embeddings are layer 0, block i is layer i + 1, the rest is last."""
+    layers = ((rf"{encoder}/(?:cls_token|mask_token|pos_embed|patch_embed)", 0), (rf"{encoder}/blocks_(\d+)/", 1))
+    return ParamGroups(depth=depth, layers=layers)
+
+
 @dataclasses.dataclass(frozen=True)
 class Method(abc.ABC):
     """Base of all methods: the arithmetic every system shares."""

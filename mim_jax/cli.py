@@ -1,0 +1,94 @@
+"""The command line, `mim-jax COMMAND ...`: finds the command, and turns errors of the user's into one sentence.
+
+Nothing heavy is imported here; each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from mim_jax import __version__
+from mim_jax.commands import config, data, doctor, evaluate, show, train, verify
+from mim_jax.commands.base import Command, UsageError, nearest, parse
+from mim_jax.errors import MimError
+
+ALL = (
+    train.COMMAND,
+    evaluate.COMMAND,
+    show.COMMAND,
+    data.STATS,
+    data.SHOW,
+    data.BENCH,
+    config.SHOW,
+    config.CHECK,
+    config.DIFF,
+    verify.COMMAND,
+    doctor.COMMAND,
+    doctor.NAN,
+)
+COMMANDS = {command.name: command for command in ALL}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0, 1 (the command's own no), 2 (a mistake of the user's) or 130 (interrupted)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if answer := _general(argv):
+            print(answer)
+            return 0
+        command, rest = _find(argv)
+        args = parse(command, rest)
+        return command.run(args) or 0
+    except SystemExit as end:  # argparse, after --help
+        return int(end.code or 0)
+    except MimError as error:
+        if "--debug" in argv:
+            raise
+        print(f"mim-jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mim-jax: interrupted", file=sys.stderr)
+        return 130
+
+
+def _general(argv: Sequence[str]) -> str:
+    """The answer to a command line that names no command to run, or ''."""
+    if not argv or argv[0] in ("-h", "--help"):
+        return overview()
+    if argv[0] in ("-V", "--version"):
+        return f"mim-jax {__version__}"
+    group = [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]
+    if group and argv[0] not in COMMANDS and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        return overview(argv[0])
+    return ""
+
+
+def _find(argv: Sequence[str]) -> tuple[Command, list[str]]:
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if len(argv) >= words and name in COMMANDS:
+            return COMMANDS[name], list(argv[words:])
+    group = {name.split()[1]: name for name in COMMANDS if name.startswith(f"{argv[0]} ")}
+    if group:
+        raise UsageError(f"there is no command '{argv[0]} {argv[1]}'{nearest(argv[1], group)}")
+    raise UsageError(f"there is no command '{argv[0]}'{nearest(argv[0], {n.split()[0] for n in COMMANDS})}")
+
+
+def overview(group: str = "") -> str:
+    """The help of `mim-jax`, or of one group of its commands."""
+    shown = [c for c in ALL if not group or c.name.startswith(f"{group} ")]
+    width = max(len(c.name) for c in shown)
+    lines = [
+        f"usage: mim-jax {f'{group} ' if group else ''}COMMAND ...",
+        "",
+        "Masked image modeling in JAX: hide part of an image, predict what was hidden, keep the encoder.",
+        "",
+        *(f"  {c.name:{width}}  {c.summary}" for c in shown),
+        "",
+        "examples:",
+        *(f"  mim-jax {c.examples[0]}" for c in (shown if group else (train.COMMAND, evaluate.COMMAND, show.COMMAND))),
+        "",
+        "mim-jax COMMAND --help says more.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,29 @@
+"""mim-jax verify"""
+
+from __future__ import annotations
+
+import argparse
+
+from mim_jax.commands.base import Command
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="CASE_DIR", help="reference cases, or folders that hold cases")
+
+
+def run(args: argparse.Namespace) -> int:
+    from mim_jax.interop.verify import verify_paths
+
+    return 0 if verify_paths(args.paths) else 1
+
+
+COMMAND = Command(
+    name="verify",
+    summary="Compare a method with reference cases of the original code; exits 0 only if all are within tolerance.",
+    examples=(
+        "verify ../shared/goldens/mae/pretrain_norm_pix",
+        "verify ../shared/goldens/mae",
+    ),
+    declare=declare,
+    run=run,
+)

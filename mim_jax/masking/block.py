@@ -1,0 +1,76 @@
+"""Block-wise masking (BEiT, algorithm 1) as a pure function of a key."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+from mim_jax.masking.mask import Mask, mask_from_hidden
+
+TRIES = 10  # failed tries in a row after which BEiT gives up
+LIMIT = 20_000  # tries after which an exact mask is completed patch by patch
+
+
+def block_hidden(
+    key: PRNGKeyArray,
+    batch: int,
+    grid: tuple[int, int],
+    count: int,
+    *,
+    min_block: int = 16,
+    min_aspect: float = 0.3,
+    exact: bool = False,
+) -> Bool[Array, "B N"]:
+    """Hides at most `count` patches per image in rectangles, raster order.
+
+    A rectangle has area uniform in (min_block, patches left), log-uniform aspect, sides rounded half to even and
+    strictly smaller than the grid; it is accepted if it hides at least one new patch and at most those left.
+    exact: go on until exactly `count` are hidden (CAE); otherwise stop after ten failures in a row (BEiT), so the
+    number varies from image to image.
+    """
+    keys = jax.random.split(key, batch)
+    return jax.vmap(lambda k: _one(k, grid, count, min_block, min_aspect, exact).reshape(-1))(keys)
+
+
+def block_mask(key: PRNGKeyArray, batch: int, grid: tuple[int, int], count: int, **kwargs) -> Mask:
+    """Exactly `count` hidden patches per image in blocks; index lists in raster order. Arguments of `block_hidden`."""
+    return mask_from_hidden(block_hidden(key, batch, grid, count, exact=True, **kwargs), count, grid)
+
+
+def _one(key, grid, count, min_block, min_aspect, exact) -> Bool[Array, "h w"]:
+    height, width = grid
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+
+    def propose(key, left):
+        area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
+        area = min_block + jax.random.uniform(area_key) * (left - min_block)
+        log_aspect = jax.random.uniform(aspect_key, minval=math.log(min_aspect), maxval=-math.log(min_aspect))
+        h = jnp.round(jnp.sqrt(area * jnp.exp(log_aspect))).astype(int)
+        w = jnp.round(jnp.sqrt(area / jnp.exp(log_aspect))).astype(int)
+        fits = (h < height) & (w < width)
+        top = jax.random.randint(top_key, (), 0, jnp.maximum(height - h, 0) + 1)
+        first = jax.random.randint(left_key, (), 0, jnp.maximum(width - w, 0) + 1)
+        return fits & (rows >= top) & (rows < top + h) & (columns >= first) & (columns < first + w)
+
+    def body(state):
+        hidden, tries, failures = state
+        left = count - hidden.sum()
+        block = propose(jax.random.fold_in(key, tries), left)
+        new = (block & ~hidden).sum()
+        accept = (new > 0) & (new <= left)
+        return jnp.where(accept, hidden | block, hidden), tries + 1, jnp.where(accept, 0, failures + 1)
+
+    def unfinished(state):
+        hidden, tries, failures = state
+        return (hidden.sum() < count) & (tries < LIMIT if exact else failures < TRIES)
+
+    hidden = jax.lax.while_loop(unfinished, body, (jnp.zeros(grid, bool), 0, 0))[0]
+    if not exact:
+        return hidden
+    # Completes the rare mask that ran into the limit, in an order that puts hidden patches first.
+    order = jax.random.uniform(jax.random.fold_in(key, LIMIT), grid) + jnp.where(hidden, -1.0, 0.0)
+    rank = jnp.argsort(jnp.argsort(order.reshape(-1))).reshape(grid)
+    return rank < count

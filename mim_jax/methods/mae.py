@@ -1,0 +1,157 @@
+"""MAE: Masked Autoencoders Are Scalable Vision Learners (He, Chen, Xie, Li, Dollár, Girshick. CVPR 2022).
+
+Hidden: 75 % of the patches, at random. Predicted: their pixels, standardised per patch. By whom: a ViT that sees the
+visible patches only, and a small transformer decoder that also sees mask tokens. Error: mean square over the hidden.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+
+from mim_jax.errors import ConfigError
+from mim_jax.losses.masked import masked_mean, squared_error
+from mim_jax.masking.block import block_mask
+from mim_jax.masking.mask import Mask
+from mim_jax.masking.random import grid_mask, random_mask, visible_count
+from mim_jax.methods.base import Features, Method, Output, ParamGroups, Pictures, Variables, section, vit_groups
+from mim_jax.models.mae_decoder import MaeDecoder, mae_decoder_flops
+from mim_jax.models.vit import Vit, VitConfig, check_heads, vit_flops
+from mim_jax.nn.block import StackConfig
+from mim_jax.nn.patches import patchify, unpatchify
+from mim_jax.targets import pca, pixels
+
+MASKINGS = ("random", "block", "grid")
+TARGETS = ("norm_pix", "pixel", "pca")
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE(Method):
+    """Masked autoencoder; the defaults are the paper's."""
+
+    name: ClassVar[str] = "mae"
+
+    model: VitConfig = VitConfig()
+    mask_ratio: float = 0.75
+    masking: str = "random"  # random | block (BEiT's blocks, exact count) | grid (one patch of four stays)
+    target: str = "norm_pix"  # norm_pix | pixel | pca
+    pca_components: int = 96
+    encoder_mask_tokens: bool = False  # show the encoder mask tokens too (table 1c)
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+
+    @classmethod
+    def from_config(cls, model: Mapping[str, Any], method: Mapping[str, Any]) -> Self:
+        vit = VitConfig.from_section(section(VitConfig, model, "model"))
+        mae = cls(model=vit, **section(cls, method, "method"))
+        visible_count(vit.tokens, mae.mask_ratio)
+        check_heads(mae.decoder_width, mae.decoder_heads, "method", "decoder_")
+        for key, valid in (("masking", MASKINGS), ("target", TARGETS)):
+            if getattr(mae, key) not in valid:
+                raise ConfigError(f"method.{key} '{getattr(mae, key)}' is not one of {', '.join(valid)}")
+        if mae.masking == "grid" and mae.mask_ratio != 0.75:
+            raise ConfigError(f"method.masking 'grid' hides 0.75 of the patches, not method.mask_ratio {mae.mask_ratio}")
+        if not 0 < mae.pca_components <= vit.patch_values:
+            raise ConfigError(f"method.pca_components {mae.pca_components} must be between 1 and {vit.patch_values}")
+        return mae
+
+    @property
+    def outputs(self) -> int:
+        """Values predicted per patch."""
+        return self.pca_components if self.target == "pca" else self.model.patch_values
+
+    def modules(self) -> tuple[Vit, MaeDecoder]:
+        stack = StackConfig(
+            self.decoder_depth, self.decoder_heads, scan=self.model.scan, remat=self.model.remat, dtype=self.model.dtype
+        )
+        return Vit(self.model, self.encoder_mask_tokens), MaeDecoder(self.decoder_width, stack, self.outputs)
+
+    def init(self, key, batch) -> Variables:
+        encoder, decoder = self.modules()
+        images = batch["image"]
+        mask = self.mask(jax.random.key(0), 1)
+        latent = jnp.zeros((1, 1 + (self.model.tokens if self.encoder_mask_tokens else mask.visible.shape[1]), self.model.width))
+        encoder_key, decoder_key = jax.random.split(key)
+        params = {
+            "encoder": encoder.init(encoder_key, images[:1])["params"],
+            "decoder": decoder.init(decoder_key, latent, mask)["params"],
+        }
+        patches = patchify(images, self.model.patch_size)
+        frozen = {"basis": pca.fit_patch_basis(patches, self.pca_components)} if self.target == "pca" else {}
+        return Variables(params=params, frozen=frozen)
+
+    def mask(self, key, batch: int) -> Mask:
+        grid, tokens = self.model.grid, self.model.tokens
+        if self.masking == "grid":
+            return grid_mask(batch, grid)
+        if self.masking == "block":
+            return block_mask(key, batch, grid, tokens - visible_count(tokens, self.mask_ratio))
+        return random_mask(key, batch, grid, self.mask_ratio)
+
+    def draw(self, params, extra, frozen, batch, key, progress):
+        size = batch["image"].shape[0]
+        mask_key, path_key = jax.random.split(key)
+        noise = jax.random.uniform(path_key, (size, self.model.depth, 2)) if self.model.drop_path_rate else None
+        return {"mask": self.mask(mask_key, size), "drop_path": noise}
+
+    def forward(self, params, extra, frozen, batch, draws, progress):
+        encoder, decoder = self.modules()
+        mask = draws["mask"]
+        shown = {"hidden": mask.hidden} if self.encoder_mask_tokens else {"visible": mask.visible}
+        latent, _ = encoder.apply({"params": params["encoder"]}, batch["image"], noise=draws["drop_path"], **shown)
+        prediction = decoder.apply({"params": params["decoder"]}, latent, mask)
+        target = self.target_of(patchify(batch["image"], self.model.patch_size), frozen)
+        per_patch = squared_error(prediction, target)
+        loss, weight = masked_mean(per_patch, mask.hidden)
+        trace = dict(mask=mask, latent=latent, pred=prediction, target=target, loss_per_patch=per_patch)
+        return loss, Output(terms={"reconstruction": loss}, weight=weight, trace=trace)
+
+    def target_of(self, patches, frozen):
+        if self.target == "pca":
+            return pca.project(patches, frozen["basis"])
+        return pixels.standardize(patches) if self.target == "norm_pix" else patches
+
+    def encode(self, params, images, *, extra=None, layers=False) -> Features:
+        encoder, _ = self.modules()
+        tokens, outputs = encoder.apply({"params": params["encoder"]}, images, layers=layers)
+        grid = (images.shape[1] // self.model.patch_size[0], images.shape[2] // self.model.patch_size[1])
+        tokens = tokens.astype(jnp.float32)
+        return Features(tokens[:, 0], tokens[:, 1:], tokens[:, 1:].mean(1), outputs, grid)
+
+    def show(self, params, extra, frozen, batch, key) -> Pictures:
+        draws = self.draw(params, extra, frozen, batch, key, None)
+        _, output = self.forward(params, extra, frozen, batch, draws, None)
+        patches, prediction = patchify(batch["image"], self.model.patch_size), output.trace["pred"]
+        hidden = draws["mask"].hidden[:, :, None]
+        if self.target == "norm_pix":
+            prediction = pixels.unstandardize(prediction, patches)
+        elif self.target == "pca":
+            prediction = pca.unproject(prediction, frozen["basis"])
+
+        def image(values):
+            return unpatchify(values, self.model.patch_size, self.model.grid)
+
+        panels = {
+            "input": batch["image"],
+            "masked": image(jnp.where(hidden, 0.0, patches)),
+            "prediction": image(prediction),
+            "pasted": image(jnp.where(hidden, prediction, patches)),
+        }
+        error = jnp.abs(image(jnp.where(hidden, prediction - patches, 0.0))).mean(-1)
+        return Pictures(panels, {"error": error}, true_patch_statistics=self.target == "norm_pix")
+
+    def param_groups(self) -> ParamGroups:
+        return vit_groups(self.model.depth)
+
+    def flops(self) -> float:
+        visible = self.model.tokens if self.encoder_mask_tokens else visible_count(self.model.tokens, self.mask_ratio)
+        _, decoder = self.modules()
+        forward = vit_flops(self.model, visible) + mae_decoder_flops(
+            visible, self.model.tokens, self.model.width, self.decoder_width, decoder.stack, self.outputs
+        )
+        return 3 * forward

@@ -1,0 +1,22 @@
+"""Forward FLOPs of the layers, a multiply-add counted as two; the small terms count what XLA counts."""
+
+from __future__ import annotations
+
+
+def dense(tokens: float, width_in: int, width_out: int) -> float:
+    """A linear layer with bias on `tokens` tokens."""
+    return tokens * width_out * (2 * width_in + 1)
+
+
+def block(tokens: float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
+    """A pre-norm transformer block."""
+    hidden = int(width * mlp_ratio)
+    linear = dense(tokens, width, 3 * width) + dense(tokens, width, width)
+    linear += dense(tokens, width, hidden) + dense(tokens, hidden, width)
+    attention = 4 * tokens * tokens * width + 5 * heads * tokens * tokens
+    return linear + attention + 16 * tokens * width + 8 * tokens * hidden
+
+
+def blocks(depth: int, tokens: float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
+    """`depth` equal blocks."""
+    return depth * block(tokens, width, heads, mlp_ratio)

@@ -1,0 +1,21 @@
+"""The two-layer perceptron of a transformer block."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Mlp(nn.Module):
+    """Linear, exact (erf) GELU, linear."""
+
+    hidden: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        hidden = nn.Dense(self.hidden, name="fc1", **dense)(x)
+        return nn.Dense(x.shape[-1], name="fc2", **dense)(jax.nn.gelu(hidden, approximate=False))

@@ -1,0 +1,79 @@
+"""Weight decay, layer decay and frozen parameters as data: one entry per parameter path."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+
+from mim_jax.errors import ConfigError
+from mim_jax.methods.base import ParamGroups
+
+Tree = Any
+
+
+class Group(NamedTuple):
+    """How one parameter is trained.
+
+    lr_scale: multiplies the whole learning rate, its minimum included. decay: takes weight decay. frozen: not trained.
+    """
+
+    lr_scale: float = 1.0
+    decay: bool = True
+    frozen: bool = False
+
+
+def path_name(path: tuple) -> str:
+    """A key path of `jax.tree_util` as 'encoder/blocks_0/norm1/scale'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flat(tree: Tree) -> dict[str, Any]:
+    """{path: leaf} in the order of the tree's leaves."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def group_table(groups: ParamGroups, params: Tree, *, layer_decay: float = 1.0) -> dict[str, Group]:
+    """{path: Group} for every parameter; `params` may be arrays or shapes.
+
+    Layer decay: a parameter of layer k out of `depth + 1` learns at `layer_decay ** (depth + 1 - k)` times the rate
+    (BEiT, Bao et al. 2022, section 3; MAE, appendix A.2).
+
+    Raises:
+        ConfigError: a pattern of `groups` that is no regular expression or, for `frozen`, matches no parameter.
+    """
+    leaves = flat(params)
+    for pattern in groups.frozen:
+        if not any(_search(pattern, name) for name in leaves):
+            raise ConfigError(f"the pattern '{pattern}' of frozen parameters matches none of {', '.join(leaves)}")
+    return {name: _group(groups, name, leaf.ndim, layer_decay) for name, leaf in leaves.items()}
+
+
+def group_tree(groups: ParamGroups, params: Tree, *, layer_decay: float = 1.0) -> Tree:
+    """`group_table` in the shape of `params`, with a Group at each leaf."""
+    table = group_table(groups, params, layer_decay=layer_decay)
+    return jax.tree_util.tree_map_with_path(lambda path, _: table[path_name(path)], params)
+
+
+def layer_number(groups: ParamGroups, name: str) -> int:
+    """The layer that parameter `name` belongs to, from 0 (embedding) to `depth + 1` (what follows the blocks)."""
+    for pattern, number in groups.layers:
+        found = _search(pattern, name)
+        if found:
+            return number + (int(found.group(1)) if found.re.groups else 0)
+    return groups.depth + 1
+
+
+def _group(groups: ParamGroups, name: str, ndim: int, layer_decay: float) -> Group:
+    decay = ndim > 1 and not any(_search(pattern, name) for pattern in groups.no_decay)
+    frozen = any(_search(pattern, name) for pattern in groups.frozen)
+    scale = layer_decay ** (groups.depth + 1 - layer_number(groups, name))
+    return Group(lr_scale=scale, decay=decay, frozen=frozen)
+
+
+def _search(pattern: str, name: str) -> re.Match | None:
+    try:
+        return re.search(pattern, name)
+    except re.error as error:
+        raise ConfigError(f"'{pattern}' in the parameter groups is no regular expression: {error}") from error

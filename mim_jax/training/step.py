@@ -1,0 +1,112 @@
+"""One training step as a pure function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mim_jax.methods.base import Batch, Method, Output, Progress
+from mim_jax.nn.images import normalize
+from mim_jax.training.optimizer import ema_update
+from mim_jax.training.state import TrainState
+
+Tree = Any
+Scalars = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """What the step needs to know of the config, and nothing more."""
+
+    total_steps: int
+    steps_per_epoch: int
+    learning_rate: Callable[[Any], Any]  # step -> learning rate
+    views: tuple[str, ...]  # keys of the batch that are images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    accumulate: int = 1
+    ema: float = 0.0
+
+
+def prepare(batch: Batch, settings: StepSettings) -> Batch:
+    """Images of all views normalised on the device; the rest unchanged."""
+    views = {name: normalize(batch[name], settings.mean, settings.std) for name in settings.views}
+    return {**batch, **views}
+
+
+def train_step(
+    state: TrainState,
+    frozen: Tree,
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    method: Method,
+    optimizer: optax.GradientTransformationExtraArgs,
+    settings: StepSettings,
+) -> tuple[TrainState, Scalars]:
+    """Draws, differentiates, updates, lets the method move its extra state.
+
+    key: the run's key for training; the step's own key is folded from it, so a step can be replayed alone.
+    A loss or gradient that is not finite changes nothing but `hold`, which stops all later steps until the loop has
+    looked at it.
+    """
+    progress = Progress.at(state.step, settings.total_steps, settings.steps_per_epoch)
+    batch = prepare(batch, settings)
+    draws = method.draw(state.params, state.extra, frozen, batch, jax.random.fold_in(key, state.step), progress)
+    loss, output, grads = loss_and_grads(method, state, frozen, batch, draws, progress, settings.accumulate)
+
+    lr = settings.learning_rate(state.step)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, lr=lr)
+    params = optax.apply_updates(state.params, updates)
+    extra = method.update(state.extra, params, output, progress)
+    ema = ema_update(state.ema, params, settings.ema) if settings.ema else state.ema
+
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    moved = finite & ~state.hold
+    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, extra=extra, ema=ema)
+    new = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, state)
+    new = new.replace(hold=state.hold | ~finite)
+    scalars = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "step": state.step, "hold": new.hold}
+    return new, {**scalars, **output.terms, **output.metrics}
+
+
+def loss_and_grads(
+    method: Method, state: TrainState, frozen: Tree, batch: Batch, draws: Tree, progress: Progress, accumulate: int
+) -> tuple[Float[Array, ""], Output, Tree]:
+    """Loss, report and gradients of the whole batch, in `accumulate` micro-batches.
+
+    Micro-batches are averaged by `output.weight`, so the result is that of the whole batch, also where the number of
+    hidden patches differs between them.
+    """
+
+    def loss_of(params, batch, draws):
+        loss, output = method.forward(params, state.extra, frozen, batch, draws, progress)
+        return loss, output.replace(trace={}, weight=jnp.asarray(output.weight, jnp.float32))
+
+    grad_of = jax.value_and_grad(loss_of, has_aux=True)
+    if accumulate == 1:
+        (loss, output), grads = grad_of(state.params, batch, draws)
+        return loss, output, grads
+
+    def split(leaf):
+        # Every device keeps its own rows: micro-batch a takes rows a, a + A, a + 2A, ... of the batch.
+        return jnp.moveaxis(leaf.reshape(-1, accumulate, *leaf.shape[1:]), 1, 0)
+
+    def weighted(micro):
+        (loss, output), grads = grad_of(state.params, *micro)
+        report = (loss, output.replace(weight=jnp.ones(())), grads)
+        return jax.tree.map(lambda leaf: leaf * output.weight, (report, jnp.ones(())))
+
+    micros = jax.tree.map(split, (batch, draws))
+    shapes = jax.eval_shape(weighted, jax.tree.map(lambda leaf: leaf[0], micros))
+    start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (report, weight), _ = jax.lax.scan(lambda total, m: (jax.tree.map(jnp.add, total, weighted(m)), None), start, micros)
+    loss, output, grads = jax.tree.map(lambda leaf: leaf / weight, report)
+    return loss, output.replace(weight=weight), grads
