@@ -197,10 +197,13 @@ def to_text(config: ConfigDict) -> str:
 
 def save(config: ConfigDict, path: str | os.PathLike[str]) -> None:
     """Writes the config as JSON, whole or not at all."""
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    with open(temporary, "w") as file:
-        file.write(to_json(config) + "\n")
-    os.replace(temporary, path)
+    text = to_json(config) + "\n"
+    temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_json(path: str | os.PathLike[str]) -> ConfigDict:

@@ -129,6 +129,16 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
+def names(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of all values and of all sections."""
+    found: list[str] = []
+    for key, value in config.items():
+        found.append(f"{prefix}{key}")
+        if isinstance(value, Mapping | ConfigDict):
+            found += names(value, f"{prefix}{key}.")
+    return found
+
+
 def check(config: ConfigDict) -> None:
     """Refuses a config with an unknown, missing or mistyped key, or with an impossible value.
 
@@ -141,7 +151,7 @@ def check(config: ConfigDict) -> None:
         if key.split(".")[0] in OPEN:
             _check_plain(key, value)
         elif key not in known:
-            raise ConfigError(f"config.{key} is not a setting{nearest_key(key, known)}")
+            raise ConfigError(f"config.{key} is not a setting{nearest_key(key, names(schema))}")
         else:
             _check_type(key, value, known[key])
     given = flat(config)
@@ -214,14 +224,17 @@ def _check_together(config: ConfigDict) -> None:
         if mesh[axis] < 1 and mesh[axis] != -1:
             raise ConfigError(f"config.mesh.{axis} = {mesh[axis]}: must be at least 1, or -1 for all devices left over")
     if sum(mesh[axis] == -1 for axis in MESH_AXES) > 1:
-        raise ConfigError(f"config.mesh = {mesh.to_dict()}: only one axis may be -1")
+        several = " and ".join(f"config.mesh.{axis}" for axis in MESH_AXES if mesh[axis] == -1)
+        raise ConfigError(f"{several} are -1: only one axis of the mesh may take all devices left over")
     for rule in config.sharding:
         _check_sharding_rule(rule)
 
 
 def _check_sharding_rule(rule: Any) -> None:
     if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
-        raise ConfigError(f"config.sharding has {rule!r}: each rule is (pattern, axes), such as ('mlp/.*', ('', 'tensor'))")
+        raise ConfigError(
+            f"config.sharding has {rule!r}: each rule is (pattern, axes), such as ('mlp/.*', ('', 'tensor'))"
+        )
     pattern, axes = rule
     try:
         re.compile(pattern)

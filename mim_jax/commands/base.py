@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, and leaves the exit to the caller."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
+        raise UsageError(f"{self.prog.removeprefix('mim-jax ')}: {message}; see {self.prog} --help")
 
 
 def parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
@@ -56,7 +56,7 @@ def parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
 
 def _parser(command: Command) -> Parser:
     examples = "\n".join(f"  mim-jax {line}" for line in command.examples)
-    note = "\n\nAny value of the config can be set: --config.optimizer.lr=1e-3" if command.overrides else ""
+    note = "\n\nAny value of the config can be set: --config.KEY=VALUE" if command.overrides else ""
     parser = Parser(
         prog=f"mim-jax {command.name}",
         description=textwrap.fill(command.summary, 100),
@@ -95,7 +95,7 @@ def _refuse_unknown_flags(parser: Parser, command: Command, argv: Sequence[str])
             return
         if flag.startswith("--") and flag not in known:
             choices = known | {"--config.KEY"} if command.overrides else known
-            raise UsageError(f"{parser.prog} has no option {flag}{nearest(flag, choices - {'-h'})}")
+            raise UsageError(f"'{command.name}' has no option {flag}{nearest(flag, choices - {'-h'})}")
 
 
 def step(text: str) -> int | str:

@@ -33,7 +33,7 @@ def run_show(args: argparse.Namespace) -> None:
 def run_check(args: argparse.Namespace) -> None:
     from mim_jax import config, pretrain
 
-    pretrain.check(config.load(args.spec, args.overrides))
+    pretrain.check_all(config.load(args.spec, args.overrides))
     print(f"{args.spec}: every key and value is valid")
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, Int
 
 from mim_jax.errors import CheckpointError, DataError
 from mim_jax.evaluation.encoders import Encoder
 from mim_jax.methods.base import Variables
 from mim_jax.nn.images import normalize
+from mim_jax.training.sharding import batch_shards, global_batch, make_mesh, replicated
 
 IN_FLIGHT = 2  # batches on the devices while the host decodes the next
 
@@ -35,23 +35,31 @@ class FeatureSet:
 class Extractor:
     """Compiles an encoder once and runs it over any number of passes, with the variables given to each pass."""
 
-    def __init__(self, encoder: Encoder, names: Sequence[str], mean: Sequence[float], std: Sequence[float]):
-        """`names`: features to keep; `mean`, `std`: of pixels in [0, 1], per channel."""
+    def __init__(
+        self,
+        encoder: Encoder,
+        names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        mesh: Mesh | None = None,
+    ):
+        """`names`: features to keep; `mean`, `std`: of pixels in [0, 1], per channel; `mesh`: that of the variables
+        while a run is training, by default all devices with a share of the batch each."""
         self.names = tuple(dict.fromkeys(encoder.feature(name) for name in names))
+        self.mesh = mesh or make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
         self._encoder, self._mean, self._std = encoder, tuple(mean), tuple(std)
-        self._compiled: dict[Mesh, Any] = {}
+        self._compiled = jax.jit(self._encode, out_shardings=replicated(self.mesh))
 
     def __call__(self, variables: Variables, batches: Iterable[dict[str, np.ndarray]]) -> FeatureSet:
         """Runs all `batches` (dict of image, index, and where there are any label and valid); drops padded rows.
 
-        The batch is split over the devices on which the variables lie, or else over all devices; each process brings
-        its own share and every process receives the whole.
+        Each batch is split over the devices; each process brings its own share and every process receives the whole.
         """
-        mesh, variables = _place(variables)
+        variables = self._placed(variables)
         waiting: collections.deque = collections.deque()
         rows: list[dict[str, np.ndarray]] = []
         for batch in batches:
-            waiting.append(self._run(mesh, variables, batch))
+            waiting.append(self._compiled(variables, global_batch(dict(_even(self.mesh, batch)), self.mesh)))
             if len(waiting) > IN_FLIGHT:
                 rows.append(_fetch(waiting.popleft()))
         rows.extend(_fetch(found) for found in waiting)
@@ -61,42 +69,24 @@ class Extractor:
         labels, index = joined.pop("label", None), joined.pop("index")
         return FeatureSet({name: joined[name] for name in self.names}, labels, index)
 
-    def _run(self, mesh: Mesh, variables: Variables, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        if mesh not in self._compiled:
-            everywhere = NamedSharding(mesh, PartitionSpec())
-            self._compiled[mesh] = jax.jit(self._encode, out_shardings=everywhere)
-        sharding = NamedSharding(mesh, PartitionSpec(_batch_axes(mesh)))
-        split = {key: jax.make_array_from_process_local_data(sharding, array) for key, array in _even(mesh, batch)}
-        return self._compiled[mesh](variables, split)
-
     def _encode(self, variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Labels and indices travel with the images, so that rows stay together however the batch is split."""
         images = normalize(batch.pop("image"), self._mean, self._std)
         return {**self._encoder.apply(variables, images, self.names), **batch}
 
-
-def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
-    """Axes over which a batch is split; model-parallel devices see the same images."""
-    return tuple(axis for axis in mesh.axis_names if axis != "tensor")
-
-
-def _place(variables: Variables) -> tuple[Mesh, Variables]:
-    """The mesh on which the variables lie; host arrays and those of one device are first copied to all devices."""
-    for leaf in jax.tree.leaves(variables):
-        sharding = getattr(leaf, "sharding", None)
-        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
-            return sharding.mesh, variables
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    return mesh, jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    def _placed(self, variables: Variables) -> Variables:
+        """Host arrays and those of one device are first copied to all devices; what lies on the mesh stays."""
+        shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(variables)]
+        if all(isinstance(sharding, NamedSharding) and sharding.mesh == self.mesh for sharding in shardings):
+            return variables
+        return jax.device_put(variables, replicated(self.mesh))
 
 
 def _even(mesh: Mesh, batch: dict[str, np.ndarray]) -> Iterable[tuple[str, np.ndarray]]:
     """The arrays of a batch, padded by repetition of the last row to a size that all devices share evenly."""
     count = len(batch["image"])
     valid = batch.get("valid", np.ones(count, bool))
-    ways = int(np.prod([mesh.shape[axis] for axis in _batch_axes(mesh)]))
-    multiple = max(ways // jax.process_count(), 1)
-    padding = -count % multiple
+    padding = -count % max(batch_shards(mesh) // jax.process_count(), 1)
     for key in ("image", "label", "index"):
         if batch.get(key) is not None:
             array = np.asarray(batch[key])
@@ -120,27 +110,3 @@ def check_finite(found: FeatureSet, encoder: str) -> None:
                 f"(first: record {found.index[bad.argmax()]}); evaluate an earlier checkpoint with step=N, "
                 f"or check the run's loss"
             )
-
-
-def check_labels(train: FeatureSet, held_out: FeatureSet, source: str, eval_source: str) -> int:
-    """The number of classes: one more than the largest label.
-
-    Raises:
-        DataError: no labels, negative labels, one class only, or a class that the training images lack.
-    """
-    eval_source = eval_source or source
-    for found, where in ((train, source), (held_out, eval_source)):
-        if found.labels is None:
-            raise DataError(f"{where} has no labels, which this evaluation needs; name a labelled source")
-        if found.labels.min() < 0:
-            raise DataError(f"{where} has negative labels (record {found.index[found.labels.argmin()]}); label or drop it")
-    known = np.unique(train.labels)
-    if len(known) < 2:
-        raise DataError(f"all {len(train)} training images of {source} have the one label {known[0]}; a probe needs two")
-    unknown = np.setdiff1d(held_out.labels, known)
-    if len(unknown):
-        raise DataError(
-            f"{eval_source} has class {unknown[0]}{' and others' * (len(unknown) > 1)}, which no training image of "
-            f"{source} has; evaluate on images of the same classes"
-        )
-    return int(known.max()) + 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from mim_jax.errors import ConfigError
 from mim_jax.evaluation.encoders import check_feature
@@ -22,7 +21,7 @@ class KNN(Protocol):
     feature: str = "pooled"
 
     @classmethod
-    def from_config(cls, evaluation: Mapping[str, Any]) -> Self:
+    def from_config(cls, evaluation: Any) -> KNN:
         values = evaluation["knn"]
         k, temperature = tuple(values["k"]), float(values["temperature"])
         if not k or min(k) < 1:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ class Linear(Protocol):
     scale: tuple[float, float] = (0.08, 1.0)
 
     @classmethod
-    def from_config(cls, evaluation: Mapping[str, Any]) -> Self:
+    def from_config(cls, evaluation: Any) -> Linear:
         values = {field.name: evaluation["linear"][field.name] for field in dataclasses.fields(cls)}
         probe = cls(**(values | {"scale": tuple(values["scale"])}))
         if probe.batch_size < 2:
@@ -95,7 +94,7 @@ class Linear(Protocol):
             raise ConfigError(f"the linear probe diverged (loss {float(loss)}); lower evaluation.linear.lr = {self.lr}")
         ranked = rank(plan, state, jnp.asarray(held_out.features[feature]))
         metrics = top(np.asarray(ranked), held_out.labels, classes)
-        return Numbers(metrics | {"train_loss": float(loss)}, task.counts(), settings)
+        return Numbers(metrics, task.counts(), settings, {"train_loss": float(loss)})
 
     def plan(self, images: int, classes: int) -> Plan:
         """The settings with the batch that `images` allow, and the learning rate of that batch."""

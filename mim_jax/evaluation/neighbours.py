@@ -103,10 +103,9 @@ def votes(
 
     Each query's votes are relative to its nearest neighbour's, so that a low temperature cannot overflow.
     """
+    weights = jnp.ones_like(similarity)
     if temperature:
         weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
-    else:
-        weights = jnp.ones_like(similarity)
 
     def add(total, neighbour):  # one neighbour after the other: sums in a fixed order, no (Q, K, C) array
         weight, label = neighbour

@@ -12,7 +12,7 @@ import abc
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import struct
@@ -119,15 +119,22 @@ class Method(abc.ABC):
     """Base of all methods: the arithmetic every system shares."""
 
     name: ClassVar[str] = ""
+    scores_visible: ClassVar[bool] = False  # whether visible patches are part of the loss
+    without_gradient: ClassVar[tuple[str, ...]] = ()  # patterns of `params` that the loss does not reach, by design
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, model: Mapping[str, Any], method: Mapping[str, Any]) -> Self:
+    def from_config(cls, model: Mapping[str, Any], method: Mapping[str, Any]) -> Method:
         """Builds the method from the `model` and `method` sections of a config, and checks it.
 
         Raises:
             ConfigError: an unknown key, or an impossible value or combination, with the nearest valid one.
         """
+
+    @classmethod
+    @abc.abstractmethod
+    def tiny(cls, image_size: tuple[int, int] = (16, 16), channels: int = 3, **model: Any) -> Method:
+        """A very small instance for the contract tests; `model` holds further keys of the model section."""
 
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray, batch: Batch) -> Variables:

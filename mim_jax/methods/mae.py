@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from mim_jax.masking.random import grid_mask, random_mask, visible_count
 from mim_jax.methods.base import Features, Method, Output, ParamGroups, Pictures, Variables, section, vit_groups
 from mim_jax.models.mae_decoder import MaeDecoder, mae_decoder_flops
 from mim_jax.models.vit import Vit, VitConfig, check_heads, vit_flops
-from mim_jax.nn.block import StackConfig
 from mim_jax.nn.patches import patchify, unpatchify
 from mim_jax.targets import pca, pixels
 
@@ -46,7 +45,7 @@ class MAE(Method):
     decoder_heads: int = 16
 
     @classmethod
-    def from_config(cls, model: Mapping[str, Any], method: Mapping[str, Any]) -> Self:
+    def from_config(cls, model: Mapping[str, Any], method: Mapping[str, Any]) -> MAE:
         vit = VitConfig.from_section(section(VitConfig, model, "model"))
         mae = cls(model=vit, **section(cls, method, "method"))
         visible_count(vit.tokens, mae.mask_ratio)
@@ -56,9 +55,14 @@ class MAE(Method):
                 raise ConfigError(f"method.{key} '{getattr(mae, key)}' is not one of {', '.join(valid)}")
         if mae.masking == "grid" and mae.mask_ratio != 0.75:
             raise ConfigError(f"method.masking 'grid' hides 0.75 of the patches, not method.mask_ratio {mae.mask_ratio}")
-        if not 0 < mae.pca_components <= vit.patch_values:
+        if mae.target == "pca" and not 0 < mae.pca_components <= vit.patch_values:
             raise ConfigError(f"method.pca_components {mae.pca_components} must be between 1 and {vit.patch_values}")
         return mae
+
+    @classmethod
+    def tiny(cls, image_size=(16, 16), channels=3, **model) -> MAE:
+        vit = dict(image_size=image_size, channels=channels, patch_size=4, width=16, depth=2, heads=2) | model
+        return cls.from_config(vit, dict(decoder_width=8, decoder_depth=1, decoder_heads=2, pca_components=5))
 
     @property
     def outputs(self) -> int:
@@ -66,8 +70,8 @@ class MAE(Method):
         return self.pca_components if self.target == "pca" else self.model.patch_values
 
     def modules(self) -> tuple[Vit, MaeDecoder]:
-        stack = StackConfig(
-            self.decoder_depth, self.decoder_heads, scan=self.model.scan, remat=self.model.remat, dtype=self.model.dtype
+        stack = dataclasses.replace(
+            self.model.stack, depth=self.decoder_depth, heads=self.decoder_heads, drop_path_rate=0.0
         )
         return Vit(self.model, self.encoder_mask_tokens), MaeDecoder(self.decoder_width, stack, self.outputs)
 

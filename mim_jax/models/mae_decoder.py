@@ -35,7 +35,7 @@ class MaeDecoder(nn.Module):
             tokens = jnp.broadcast_to(token, (x.shape[0], mask.masked.shape[1], self.width))
             patches = gather_tokens(jnp.concatenate([patches, tokens], axis=1), order)
         x = jnp.concatenate([cls, patches], axis=1) + jnp.asarray(sincos_2d(mask.grid, self.width), dtype)
-        x = layer_norm("norm", dtype)(run_blocks(self, self.stack, x)[0])
+        x = layer_norm("norm", dtype, self.stack.layer_norm_eps)(run_blocks(self, self.stack, x)[0])
         return nn.Dense(self.outputs, dtype=dtype, kernel_init=xavier, name="head")(x)[:, 1:].astype(jnp.float32)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Int
 
 from mim_jax.errors import ConfigError
@@ -58,6 +59,7 @@ class VitConfig:
     scan: bool = False  # run the blocks as one scanned block
     remat: str = "none"  # none | full | dots
     precision: str = "fp32"  # compute: fp32 | bf16
+    layer_norm_eps: float = 1e-6
 
     @classmethod
     def from_section(cls, values: Mapping[str, Any]) -> VitConfig:
@@ -83,13 +85,20 @@ class VitConfig:
         return self.patch_size[0] * self.patch_size[1] * self.channels
 
     @property
-    def dtype(self) -> jnp.dtype:
+    def dtype(self) -> Dtype:
         return DTYPES[self.precision]
 
     @property
     def stack(self) -> StackConfig:
         return StackConfig(
-            self.depth, self.heads, self.mlp_ratio, self.drop_path_rate, self.scan, self.remat, self.dtype
+            self.depth,
+            self.heads,
+            self.mlp_ratio,
+            self.drop_path_rate,
+            self.scan,
+            self.remat,
+            self.dtype,
+            self.layer_norm_eps,
         )
 
     def check(self) -> None:
@@ -105,8 +114,9 @@ class VitConfig:
         for key, valid in (("positions", ("sincos", "learned")), ("remat", tuple(REMAT_POLICIES)), ("precision", tuple(DTYPES))):
             if getattr(self, key) not in valid:
                 raise ConfigError(f"model.{key} '{getattr(self, key)}' is not one of {', '.join(valid)}")
-        if min(self.depth, self.channels, self.width) < 1 or self.mlp_ratio <= 0:
-            raise ConfigError("model.depth, model.channels, model.width and model.mlp_ratio must be positive")
+        if min(self.depth, self.channels, self.width) < 1 or min(self.mlp_ratio, self.layer_norm_eps) <= 0:
+            names = "depth, channels, width, mlp_ratio and layer_norm_eps"
+            raise ConfigError(f"of the section model, {names} must be positive")
         if not 0 <= self.drop_path_rate < 1:
             raise ConfigError(f"model.drop_path_rate {self.drop_path_rate} must be at least 0 and below 1")
 
@@ -165,7 +175,7 @@ class Vit(nn.Module):
         cls = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, c.width)) + positions[:, :1]
         x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, c.width)).astype(x.dtype), x], axis=1)
         x, outputs = run_blocks(self, c.stack, x, noise, layers)
-        return (layer_norm("norm", c.dtype)(x) if self.final_norm else x), outputs
+        return (layer_norm("norm", c.dtype, c.layer_norm_eps)(x) if self.final_norm else x), outputs
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "1 T D"]:
         c = self.config

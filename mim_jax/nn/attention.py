@@ -6,6 +6,7 @@ import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 
@@ -31,7 +32,7 @@ class SelfAttention(nn.Module):
     """Fused qkv projection with bias, attention, output projection (ViT; Xavier-uniform on the fused matrix)."""
 
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], bias: Float[Array, "#B K T T"] | None = None) -> Float[Array, "B T D"]:

@@ -7,6 +7,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from mim_jax.nn.attention import SelfAttention
@@ -26,7 +27,8 @@ class Block(nn.Module):
 
     heads: int
     mlp_ratio: float = 4.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: Dtype = jnp.float32
+    layer_norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -35,9 +37,11 @@ class Block(nn.Module):
         noise: Float[Array, "B 2"] | None = None,
         rate: float | Float[Array, ""] = 0.0,
     ) -> Float[Array, "B T D"]:
-        branch = SelfAttention(self.heads, self.dtype, name="attn")(layer_norm("norm1", self.dtype)(x))
+        normed = layer_norm("norm1", self.dtype, self.layer_norm_eps)(x)
+        branch = SelfAttention(self.heads, self.dtype, name="attn")(normed)
         x = x + drop_path(branch, None if noise is None else noise[:, 0], rate)
-        branch = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(layer_norm("norm2", self.dtype)(x))
+        normed = layer_norm("norm2", self.dtype, self.layer_norm_eps)(x)
+        branch = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(normed)
         return x + drop_path(branch, None if noise is None else noise[:, 1], rate)
 
 
@@ -56,7 +60,12 @@ class StackConfig:
     drop_path_rate: float = 0.0
     scan: bool = False
     remat: str = "none"
-    dtype: jnp.dtype = jnp.float32
+    dtype: Dtype = jnp.float32
+    layer_norm_eps: float = 1e-6
+
+    def block(self, **placement) -> Block:
+        """One block of the stack; `placement`: parent and name."""
+        return Block(self.heads, self.mlp_ratio, self.dtype, self.layer_norm_eps, **placement)
 
 
 def run_blocks(
@@ -78,14 +87,14 @@ def run_blocks(
         return _run_functional(params, config, x, noise, rates, layers)
     outputs = []
     for i in range(config.depth):
-        block = Block(config.heads, config.mlp_ratio, config.dtype, parent=parent, name=f"blocks_{i}")
+        block = config.block(parent=parent, name=f"blocks_{i}")
         x = block(x, None if noise is None else noise[:, i], float(rates[i]))
         outputs.append(x)
     return x, tuple(outputs) if layers else ()
 
 
 def _run_functional(params: list, config: StackConfig, x, noise, rates, layers: bool):
-    block = Block(config.heads, config.mlp_ratio, config.dtype, parent=None)
+    block = config.block(parent=None)
 
     def body(x, inputs):
         params, noise, rate = inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 
@@ -12,7 +13,7 @@ class Mlp(nn.Module):
     """Linear, exact (erf) GELU, linear."""
 
     hidden: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

@@ -6,6 +6,7 @@ import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mim_jax.errors import ConfigError
@@ -62,7 +63,7 @@ class PatchEmbed(nn.Module):
     """
 
     width: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, patches: Float[Array, "B N P"]) -> Float[Array, "B N D"]:

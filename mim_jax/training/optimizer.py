@@ -7,7 +7,6 @@ rules on parameter paths shard them too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,7 +79,7 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         del params
-        scale = jnp.minimum(1.0, max_norm / (optax.global_norm(updates) + 1e-6))
+        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
         return jax.tree.map(lambda u: u * scale, updates), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
@@ -103,21 +102,21 @@ def peak_lr(optimizer: Mapping[str, Any], batch_size: int) -> float:
     return optimizer["lr"] * batch_size / optimizer["lr_batch"]
 
 
-# key: (lowest, highest, whether each of the two is allowed)
+# What each number may be, in the interval notation of mathematics.
 _RANGES = {
-    "lr": (0, math.inf, (False, False)),
-    "lr_batch": (0, math.inf, (True, False)),
-    "min_lr": (0, math.inf, (True, False)),
-    "warmup_epochs": (0, math.inf, (True, False)),
-    "b1": (0, 1, (True, False)),
-    "b2": (0, 1, (True, False)),
-    "eps": (0, math.inf, (False, False)),
-    "momentum": (0, 1, (True, False)),
-    "trust_coefficient": (0, math.inf, (False, False)),
-    "weight_decay": (0, math.inf, (True, False)),
-    "layer_decay": (0, 1, (False, True)),
-    "clip_norm": (0, math.inf, (True, False)),
-    "ema": (0, 1, (True, False)),
+    "lr": "(0, inf)",
+    "lr_batch": "[0, inf)",
+    "min_lr": "[0, inf)",
+    "warmup_epochs": "[0, inf)",
+    "b1": "[0, 1)",
+    "b2": "[0, 1)",
+    "eps": "(0, inf)",
+    "momentum": "[0, 1)",
+    "trust_coefficient": "(0, inf)",
+    "weight_decay": "[0, inf)",
+    "layer_decay": "(0, 1]",
+    "clip_norm": "[0, inf)",
+    "ema": "[0, 1)",
 }
 
 
@@ -133,18 +132,23 @@ def check(
     Raises:
         ConfigError: names the key, its value and the values that are allowed.
     """
-    if optimizer["name"] not in NAMES:
-        raise ConfigError(f"{where}.name is {optimizer['name']!r}, no known optimizer{nearest(optimizer['name'], NAMES)}")
-    for key, (low, high, (with_low, with_high)) in _RANGES.items():
-        value = optimizer[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and (low < value or with_low and value == low) and (value < high or with_high and value == high)):
-            above = f"{'at least' if with_low else 'above'} {low}"
-            below = f" and {'at most' if with_high else 'below'} {high}" if high < math.inf else " and finite"
-            raise ConfigError(f"{where}.{key} is {value!r}; it must be a number {above}{below}")
+    name = optimizer["name"]
+    if name not in NAMES:
+        raise ConfigError(f"{where}.name is {name!r}, which is no optimizer here{nearest(name, NAMES)}")
+    for key, interval in _RANGES.items():
+        if not _within(optimizer[key], interval):
+            raise ConfigError(f"{where}.{key} is {optimizer[key]!r}; it must be a number in {interval}")
     if epochs is not None and optimizer["warmup_epochs"] > epochs:
         warmup = optimizer["warmup_epochs"]
         raise ConfigError(f"{where}.warmup_epochs is {warmup}, more than the {epochs} epochs of the run; lower it")
     if batch_size is not None and optimizer["min_lr"] > peak_lr(optimizer, batch_size):
         peak = peak_lr(optimizer, batch_size)
         raise ConfigError(f"{where}.min_lr is {optimizer['min_lr']}, above the peak learning rate {peak:g}; lower it")
+
+
+def _within(value: Any, interval: str) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+Number = float | int
 Scalar = float | int | Float[np.ndarray, "..."] | Float[Array, "..."]
 
 
-def warmup_cosine(epoch: Scalar, *, peak: float, minimum: float, warmup_epochs: float, epochs: float) -> Scalar:
+def warmup_cosine(epoch: Scalar, *, peak: Number, minimum: Number, warmup_epochs: Number, epochs: Number) -> Scalar:
     """Linear warm-up from 0, then half a cosine down to `minimum` at `epochs`; constant there afterwards.
 
     Python and NumPy numbers are computed in float64, JAX arrays in float32. `warmup_cosine_at_step` keeps full
@@ -27,10 +28,10 @@ def warmup_cosine_at_step(
     step: int | Int[Array, ""],
     *,
     steps_per_epoch: int,
-    peak: float,
-    minimum: float,
-    warmup_epochs: float,
-    epochs: float,
+    peak: Number,
+    minimum: Number,
+    warmup_epochs: Number,
+    epochs: Number,
 ) -> Scalar:
     """`warmup_cosine` at epoch `step / steps_per_epoch`, exact to float32 rounding for every step of any run.
 
@@ -44,7 +45,7 @@ def warmup_cosine_at_step(
     return _value(jnp, step.astype(jnp.float32) / steps_per_epoch, left, peak, minimum, warmup_epochs, epochs)
 
 
-def _value(xp, epoch, left, peak: float, minimum: float, warmup_epochs: float, epochs: float):
+def _value(xp, epoch, left, peak: Number, minimum: Number, warmup_epochs: Number, epochs: Number):
     """(1 + cos(pi x)) / 2 is written as sin(pi (1 - x) / 2)^2: the sum loses every digit near the end in float32."""
     remaining = left / max(epochs - warmup_epochs, 1e-12)
     cosine = minimum + (peak - minimum) * xp.sin(math.pi / 2 * xp.clip(remaining, 0.0, 1.0)) ** 2

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mim_jax.methods.base import Batch, Method, Output, Progress
+from mim_jax.methods.base import Batch, Method, Output, Progress, Variables
 from mim_jax.nn.images import normalize
 from mim_jax.training.optimizer import ema_update
 from mim_jax.training.state import TrainState
@@ -78,7 +78,13 @@ def train_step(
 
 
 def loss_and_grads(
-    method: Method, state: TrainState, frozen: Tree, batch: Batch, draws: Tree, progress: Progress, accumulate: int
+    method: Method,
+    state: TrainState | Variables,
+    frozen: Tree,
+    batch: Batch,
+    draws: Tree,
+    progress: Progress,
+    accumulate: int,
 ) -> tuple[Float[Array, ""], Output, Tree]:
     """Loss, report and gradients of the whole batch, in `accumulate` micro-batches.
 

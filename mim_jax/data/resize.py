@@ -1,0 +1,50 @@
+"""Antialiased resizing of any image, by Pillow."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Shaped
+from PIL import Image
+
+from mim_jax.data.crops import Box
+from mim_jax.data.decode import Picture, height_width, pixels
+
+FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+def resize(
+    image: Picture, size: tuple[int, int], interpolation: str = "bicubic", box: Box | None = None
+) -> Shaped[np.ndarray, "h w C"]:
+    """`image`, or what `box` cuts out of it, at `size` = (height, width).
+
+    The filter widens when shrinking (antialiased) and sees nothing outside of the box, as in torchvision on PIL images;
+    uint8 images of 1 or 3 channels equal those. Other channel counts are resized channel by channel; uint16 and
+    float32 in float32, and uint16 is then rounded and clipped.
+    """
+    top, left, height, width = box or (0, 0, *height_width(image))
+    to, how = (size[1], size[0]), FILTERS[interpolation]
+    if isinstance(image, Image.Image):
+        if (height, width) != height_width(image):
+            image = image.crop((left, top, left + width, top + height))
+        return pixels(image.resize(to, how))
+    image = image[top : top + height, left : left + width]
+    if (height, width) == tuple(size):
+        return image
+    if image.dtype == np.uint8 and image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize(to, how))
+    return _by_channel(image, to, how)
+
+
+def _by_channel(image: np.ndarray, to: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    planes = np.moveaxis(image, -1, 0)
+    if image.dtype != np.uint8:
+        planes = planes.astype(np.float32)
+    result = np.stack([np.asarray(Image.fromarray(plane).resize(to, how)) for plane in planes], axis=-1)
+    if image.dtype.kind == "u" and image.dtype != np.uint8:
+        result = np.clip(np.round(result), 0, np.iinfo(image.dtype).max)
+    return result.astype(image.dtype, copy=False)

@@ -1,0 +1,51 @@
+"""The `data` section of a config as plain values, which worker processes can take with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from mim_jax.data.check import check
+from mim_jax.data.views import View
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the pipelines read of `data`; the names are those of the config."""
+
+    source: str
+    eval_source: str
+    channels: int
+    workers: int
+    threads: int
+    prefetch: int
+    on_error: str
+    max_bad_fraction: float
+    max_pixels: int
+    views: tuple[View, ...]
+
+    @classmethod
+    def from_config(cls, data: Mapping[str, Any]) -> Self:
+        """Checks the section and copies it. Raises ConfigError, naming the key."""
+        check(data)
+        side = data["eval_resize"]
+        return cls(
+            source=data["source"],
+            eval_source=data["eval_source"],
+            channels=int(data["channels"]),
+            workers=int(data["workers"]),
+            threads=int(data["threads"]),
+            prefetch=int(data["prefetch"]),
+            on_error=data["on_error"],
+            max_bad_fraction=float(data["max_bad_fraction"]),
+            max_pixels=int(data["max_pixels"]),
+            views=tuple(View.from_config(name, view, side) for name, view in data["views"].items()),
+        )
+
+    def view(self, name: str) -> View:
+        """A view by name; 'eval' is the evaluation transform at the size of the view `image`, or of the first."""
+        by_name = {view.name: view for view in self.views}
+        if name in by_name:
+            return by_name[name]
+        return by_name.get("image", self.views[0]).at_evaluation()

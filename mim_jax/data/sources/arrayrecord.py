@@ -1,0 +1,95 @@
+"""`arrayrecord:GLOB`: records in our own simple layout, written by `mim_jax.data.convert`.
+
+One record is: 4 bytes, the length of the header (little-endian); the header, JSON in UTF-8 with `name`, `label`
+(whole number or null) and, for decoded pixels, `dtype` and `shape`; then the payload, an encoded image file or the
+pixels in C order, little-endian.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from typing import Any
+
+import numpy as np
+
+from mim_jax.data.sources.base import Record, Source, Spec
+from mim_jax.data.sources.files import expand
+from mim_jax.errors import DataError
+
+_LENGTH = struct.Struct("<I")
+
+
+def pack(record: Record) -> bytes:
+    """A record as bytes."""
+    header: dict[str, Any] = {"name": record["name"], "label": record["label"]}
+    image = record["image"]
+    if isinstance(image, np.ndarray):
+        image = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
+        header |= {"dtype": image.dtype.name, "shape": image.shape}
+        image = image.tobytes()
+    text = json.dumps(header).encode()
+    return _LENGTH.pack(len(text)) + text + image
+
+
+def unpack(data: bytes) -> Record:
+    """The record that `pack` wrote. Raises DataError where `data` has another layout."""
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        header = json.loads(data[4 : 4 + length])
+        name, label = header["name"], header["label"]
+        image: bytes | np.ndarray = data[4 + length :]
+        if "dtype" in header:
+            dtype = np.dtype(header["dtype"])
+            image = np.frombuffer(image, dtype.newbyteorder("<")).reshape(header["shape"]).astype(dtype, copy=False)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise DataError("is not in the layout that mim_jax.data.convert writes") from error
+    return {"image": image, "label": label, "name": name}
+
+
+class ArrayRecord(Source):
+    """Records of array_record files, in the order of the files' names."""
+
+    def __init__(self, paths: tuple[str, ...], spec: Spec):
+        from array_record.python import array_record_data_source
+
+        self.paths = paths
+        try:
+            self._records = array_record_data_source.ArrayRecordDataSource(list(paths))
+            length = len(self._records)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise DataError(f"data source '{spec.text}' is not readable as array_record: {error}") from error
+        self.dtype = spec.depth()
+        if length:
+            first = self._read(0, f"data source '{spec.text}': the first record ")
+            self.labelled = first["label"] is not None
+            if isinstance(first["image"], np.ndarray):
+                self.dtype = first["image"].dtype
+
+    def _read(self, i: int, sentence: str = "") -> Record:
+        try:
+            return unpack(self._records[i])
+        except DataError as error:
+            raise DataError(f"{sentence}{error}") from error
+        except (RuntimeError, ValueError, OSError) as error:
+            raise DataError(f"{sentence}cannot be read: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> Record:
+        return self._read(self.at(i))
+
+    def name(self, i: int) -> str:
+        try:
+            return self[i]["name"]
+        except DataError:
+            where = os.path.basename(self.paths[0]) + (" ..." if len(self.paths) > 1 else "")
+            return f"{where} record {i}"
+
+
+def open_spec(spec: Spec) -> Source:
+    """Opens `arrayrecord:GLOB[?depth=16]`."""
+    spec.check_options(("depth",))
+    return ArrayRecord(expand(spec.target, "arrayrecord", spec.text), spec)

@@ -1,0 +1,77 @@
+"""`npy:FILE`: one array (N, H, W) or (N, H, W, C), read from disk as it is needed."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from mim_jax.data.sources.base import Record, Source, Spec
+from mim_jax.data.sources.files import expand
+from mim_jax.errors import DataError
+
+DTYPES = ("uint8", "uint16", "float32")
+
+
+class Npy(Source):
+    """uint8, uint16 or float32 (pixels in [0, 1]) images; integer labels (N,) in FILE_labels.npy beside FILE.npy."""
+
+    def __init__(self, path: str, spec: Spec):
+        self.path = path
+        images = self._open(spec.text)
+        if images.ndim not in (3, 4):
+            raise DataError(f"data source '{spec.text}': shape {images.shape} is not (N, H, W) or (N, H, W, C)")
+        self.dtype = images.dtype.newbyteorder("=")
+        if self.dtype.name not in DTYPES:
+            raise DataError(
+                f"data source '{spec.text}': pixels are {self.dtype}; convert to one of {', '.join(DTYPES)}"
+            )
+        self._length = len(images)
+        self._images: np.ndarray | None = images
+        self._labels = self._read_labels(spec.text)
+        self.labelled = self._labels is not None
+
+    def _open(self, spec: str) -> np.ndarray:
+        try:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"data source '{spec}': '{self.path}' is not a readable .npy array: {error}") from error
+
+    def _read_labels(self, spec: str) -> np.ndarray | None:
+        path = os.path.splitext(self.path)[0] + "_labels.npy"
+        if not os.path.exists(path):
+            return None
+        try:
+            labels = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"data source '{spec}': '{path}' is not a readable .npy array: {error}") from error
+        if labels.shape != (self._length,) or not np.issubdtype(labels.dtype, np.integer):
+            raise DataError(
+                f"data source '{spec}': '{path}' holds {labels.dtype} {labels.shape}, not {self._length} whole numbers"
+            )
+        return labels.astype(np.int64)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_images": None}  # a pickled memory map would be the whole array
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> Record:
+        i = self.at(i)
+        if self._images is None:
+            self._images = self._open(self.spec)
+        label = None if self._labels is None else int(self._labels[i])
+        return {"image": np.asarray(self._images[i], self.dtype), "label": label, "name": self.name(i)}
+
+    def name(self, i: int) -> str:
+        return f"{os.path.basename(self.path)}[{i}]"
+
+
+def open_spec(spec: Spec) -> Source:
+    """Opens `npy:FILE`."""
+    spec.check_options(())
+    paths = expand(spec.target, "npy", spec.text)
+    if len(paths) > 1:
+        raise DataError(f"data source '{spec.text}' matches {len(paths)} files; npy reads one")
+    return Npy(paths[0], spec)

@@ -1,0 +1,107 @@
+"""`tfds:NAME[:VERSION][:SPLIT]`: a prepared TensorFlow Datasets data set in array_record files, without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from mim_jax.data.nearest import nearest
+from mim_jax.data.sources.base import Record, Source, Spec
+from mim_jax.errors import DataError
+
+_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
+
+
+class Tfds(Source):
+    """Images come as the encoded bytes that were stored; decoding is ours, the same for every source.
+
+    NAME may hold a config (`imagenet2012/sub`), or be a prepared folder (`DATA/cifar10/3.0.2`). SPLIT is `train`
+    where it is left out, and may be sliced and added: `train[:10%]+test`. `?data_dir=DIR` says where data sets lie.
+    """
+
+    def __init__(self, builder: Any, split: str, spec: Spec):
+        import tensorflow_datasets as tfds
+
+        self.dtype = spec.depth()
+        self.image = _feature(builder, spec, "image", tfds.features.Image)
+        self.label = _feature(builder, spec, "label", tfds.features.ClassLabel)
+        self.labelled = bool(self.label)
+        names = builder.info.features[self.label].names if self.label else None
+        self.classes = tuple(names) if names else None
+        self._split = f"{builder.info.full_name}:{split}"
+        try:
+            self._records = builder.as_data_source(split=split, decoders={self.image: tfds.decode.SkipDecoding()})
+        except NotImplementedError as error:
+            raise DataError(
+                f"data source '{spec.text}' was prepared as {builder.info.file_format.value}, which cannot be read at "
+                "random; prepare it again with --file_format=array_record"
+            ) from error
+        except (ValueError, KeyError) as error:
+            raise DataError(
+                f"data source '{spec.text}': no split '{split}'{nearest(split, builder.info.splits)}"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> Record:
+        record = self._records[self.at(i)]
+        label = int(np.asarray(record[self.label])) if self.label else None
+        return {"image": record[self.image], "label": label, "name": self.name(i)}
+
+    def name(self, i: int) -> str:
+        return f"{self._split}[{self.at(i)}]"
+
+
+def _feature(builder: Any, spec: Spec, role: str, kind: type) -> str:
+    """The feature named by `?image=` or `?label=`, else the one of that name, else the first of its kind, else ''."""
+    found = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
+    name = spec.options.get(role, "")
+    if name and name not in found:
+        raise DataError(f"data source '{spec.text}' has no {role} feature '{name}'{nearest(name, found)}")
+    if not found and role == "image":
+        raise DataError(f"data source '{spec.text}' has no image among its features {list(builder.info.features)}")
+    return name or (role if role in found else "") or (found[0] if found else "")
+
+
+def _builder(spec: Spec, name: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    if os.path.isdir(os.path.expanduser(name)):
+        if os.path.exists(os.path.join(os.path.expanduser(name), "dataset_info.json")):
+            return tfds.builder_from_directory(os.path.expanduser(name))
+        raise DataError(f"data source '{spec.text}': folder '{name}' holds no dataset_info.json, so it is not prepared")
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except (ImportError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        there = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+        names = [n for n in os.listdir(there) if n != "downloads"] if os.path.isdir(there) else []
+        raise DataError(
+            f"data source '{spec.text}': no data set '{name}' in '{there}' or in tensorflow_datasets"
+            f"{nearest(name.split(':')[0], names)}"
+        ) from error
+    if not builder.is_prepared():
+        raise DataError(
+            f"data source '{spec.text}' is not prepared in '{builder.data_path}'; run `tfds build {name} "
+            "--file_format=array_record`"
+        )
+    return builder
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """`NAME[:VERSION][:SPLIT]` -> (NAME[:VERSION], SPLIT); colons inside of a split's brackets stay."""
+    name, _, rest = target.partition(":")
+    head, _, tail = rest.partition(":")
+    if _VERSION.match(head):
+        return f"{name}:{head}", tail or "train"
+    return name, rest or "train"
+
+
+def open_spec(spec: Spec) -> Source:
+    """Opens `tfds:NAME[:VERSION][:SPLIT][?image=feature&label=feature&data_dir=DIR&depth=16]`."""
+    spec.check_options(("image", "label", "data_dir", "depth"))
+    name, split = split_target(spec.target)
+    return Tfds(_builder(spec, name, spec.options.get("data_dir")), split, spec)

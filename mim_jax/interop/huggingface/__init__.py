@@ -1,0 +1,1 @@
+"""Names of Hugging Face transformers, one file per model family."""

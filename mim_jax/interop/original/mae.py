@@ -1,0 +1,172 @@
+"""facebookresearch/mae: names of the arrays, and how its reference cases read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mim_jax.errors import VerifyError
+from mim_jax.interop.case import Case
+from mim_jax.interop.compare import Row
+from mim_jax.interop.kinds import finetune, lars, linear_probe, pos_resize, pretrain, train
+from mim_jax.interop.kinds.pos_resize import pair
+from mim_jax.interop.name_map import NameMap
+from mim_jax.interop.references.param_groups import block_count, group_rows
+from mim_jax.interop.rules import PATCHES, dense, norm, same, timm_block, under
+from mim_jax.interop.system import Layout, Subject, System
+from mim_jax.masking.mask import mask_from_noise
+from mim_jax.masking.random import visible_count
+from mim_jax.methods.base import Output, Variables, vit_groups
+from mim_jax.methods.mae import MAE
+from mim_jax.models.classifier import Classifier
+from mim_jax.models.vit import VitConfig
+from mim_jax.nn.positions import sincos_2d
+
+BACKBONE = (
+    *same("cls_token", "encoder/cls_token"),
+    *dense("patch_embed.proj", "encoder/patch_embed/proj", PATCHES),
+    *timm_block("blocks.{i}", "encoder/blocks_{i}"),
+    *norm("norm", "encoder/norm"),
+)
+DECODER = (
+    *dense("decoder_embed", "decoder/embed"),
+    *same("mask_token", "decoder/mask_token"),
+    *timm_block("decoder_blocks.{i}", "decoder/blocks_{i}"),
+    *norm("decoder_norm", "decoder/norm"),
+    *dense("decoder_pred", "decoder/head"),
+)
+CLASSIFIER = (*BACKBONE, *same("pos_embed", "encoder/pos_embed"), *norm("fc_norm", "fc_norm"))
+PROBE = (
+    *dense("head.1", "probe/params/head"),
+    *same("head.0.running_mean", "probe/batch_stats/norm/mean"),
+    *same("head.0.running_var", "probe/batch_stats/norm/var"),
+)
+
+FIXED = "the fixed sin-cos table is computed, not stored"
+PRETRAIN_NAMES = NameMap(
+    rules=under("params", BACKBONE + DECODER), computed={"pos_embed": FIXED, "decoder_pos_embed": FIXED}
+)
+CLASSIFIER_NAMES = NameMap(rules=under("params", (*CLASSIFIER, *dense("head", "head"))))
+PROBE_NAMES = NameMap(
+    rules=(*under("backbone/params", CLASSIFIER), *PROBE),
+    ignored={r"^head\.0\.num_batches_tracked$": "a counter that a batch norm with fixed momentum does not use"},
+)
+
+
+def vit_config(case: Case, positions: str = "sincos") -> VitConfig:
+    """The encoder that a case asks for; the images say how many channels there are."""
+    c = case.config
+    if c.get("drop_path", 0.0):
+        raise VerifyError(f"{case.folder}: drop_path {c['drop_path']} needs the draws, which the case does not hold")
+    settings = dict(
+        image_size=pair(c["image_size"], "image_size"),
+        channels=int(case.inputs["images"].shape[-1]),
+        patch_size=pair(c["patch_size"], "patch_size"),
+        width=c["width"],
+        depth=c["depth"],
+        heads=c["heads"],
+        mlp_ratio=float(c.get("mlp_ratio", 4.0)),
+        positions=positions,
+        layer_norm_eps=float(c.get("layer_norm_eps", 1e-6)),
+    )
+    config, images = VitConfig.from_section(settings), case.inputs["images"]
+    if images.shape[-3:-1] != config.image_size:
+        raise VerifyError(
+            f"{case.folder}: images of {images.shape[-3:-1]} pixels, but config.image_size {config.image_size}"
+        )
+    return config
+
+
+def patch_sizes(config: VitConfig) -> dict[str, int]:
+    """Lengths of the axes in the pattern of the patch embedding."""
+    return {"p": config.patch_size[0], "q": config.patch_size[1], "c": config.channels}
+
+
+def pretraining(case: Case) -> Subject:
+    """MAE as a case asks for it; the case's noise decides which patches are kept."""
+    c, model = case.config, vit_config(case)
+    section = dict(
+        mask_ratio=c["mask_ratio"],
+        target="norm_pix" if c["norm_pix_loss"] else "pixel",
+        decoder_width=c["decoder_width"],
+        decoder_depth=c["decoder_depth"],
+        decoder_heads=c["decoder_heads"],
+    )
+    method = MAE.from_config({k: v for k, v in dataclasses.asdict(model).items()}, section)
+    widths = {"pos_embed": model.width, "decoder_pos_embed": method.decoder_width}
+    tables = {name: sincos_2d(model.grid, width)[None] for name, width in widths.items()}
+
+    def inputs(arrays: Mapping[str, Any]):
+        noise = jnp.asarray(arrays["noise"])
+        if noise.shape[1:] != (model.tokens,):
+            raise VerifyError(f"{case.folder}: noise of shape {noise.shape} is not one number per patch")
+        mask = mask_from_noise(noise, visible_count(model.tokens, method.mask_ratio), model.grid)
+        return {"image": jnp.asarray(arrays["images"])}, {"mask": mask, "drop_path": None}
+
+    return Subject(method, Layout(PRETRAIN_NAMES, patch_sizes(model), tables), inputs, outputs)
+
+
+def outputs(output: Output) -> dict[str, Any]:
+    """What `forward` reports under the names of the cases."""
+    trace = dict(output.trace)
+    mask = trace.pop("mask")
+    shuffle = jnp.concatenate([mask.visible, mask.masked], axis=1)
+    return {**trace, "mask": mask.hidden, "ids_restore": jnp.argsort(shuffle, axis=1)}
+
+
+def classifier(case: Case, classes: int) -> tuple[Classifier, VitConfig]:
+    """The fine-tuning model of a case; 0 classes for the part below the head."""
+    config = vit_config(case, positions="learned")
+    return Classifier(config, classes, "mean" if case.config["global_pool"] else "cls"), config
+
+
+def run_finetune(case: Case):
+    model, config = classifier(case, int(case.config["classes"]))
+    return finetune.run(case, model, Layout(CLASSIFIER_NAMES, patch_sizes(config)))
+
+
+def run_linear_probe(case: Case):
+    model, config = classifier(case, 0)
+    return linear_probe.run(case, model, Layout(PROBE_NAMES, patch_sizes(config)))
+
+
+def parameter_groups(content: Mapping[str, Any]) -> list[Row]:
+    """Layer decay and weight decay of fine-tuning, and weight decay of pretraining, parameter by parameter."""
+    rows = []
+    if "groups" in content:
+        depth = int(content["depth"])
+        config = VitConfig(image_size=(8, 8), patch_size=(4, 4), width=4, depth=depth, heads=1)
+        like = jax.eval_shape(Classifier(config, 2).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+        groups = dataclasses.replace(vit_groups(depth), no_decay=(r"encoder/(cls_token|pos_embed)$",))
+        layout = Layout(CLASSIFIER_NAMES, patch_sizes(config))
+        rows += group_rows("fine-tuning", content["groups"], content, layout, like, groups)
+    if "pretraining_weight_decay" in content:
+        decays = {k: {"weight_decay": v} for k, v in content["pretraining_weight_decay"]["groups"].items()}
+        config = VitConfig((8, 8), 3, (4, 4), width=4, depth=block_count(decays, "blocks"), heads=1)
+        mae = MAE(config, decoder_width=4, decoder_depth=block_count(decays, "decoder_blocks"), decoder_heads=1)
+        like = Variables(params=jax.eval_shape(mae.init, jax.random.key(0), {"image": jnp.zeros((1, 8, 8, 3))}).params)
+        layout = Layout(PRETRAIN_NAMES, patch_sizes(config))
+        rows += group_rows("pretraining", decays, content, layout, like, mae.param_groups())
+    return rows
+
+
+def is_parameter_groups(content: Mapping[str, Any]) -> bool:
+    return "weight_decay" in content and ("groups" in content or "pretraining_weight_decay" in content)
+
+
+SYSTEM = System(
+    upstream="facebookresearch/mae",
+    kinds={
+        "pretrain": lambda case: pretrain.run(case, pretraining(case)),
+        "train": lambda case: train.run(case, pretraining(case)),
+        "finetune": run_finetune,
+        "linear_probe": run_linear_probe,
+        "pos_resize": pos_resize.run,
+        "lars": lars.run,
+    },
+    references=((is_parameter_groups, parameter_groups),),
+)

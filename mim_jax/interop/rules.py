@@ -1,0 +1,46 @@
+"""Rules for the layers that everybody has, in PyTorch's layout: linear out x in, convolution out x in x h x w."""
+
+from __future__ import annotations
+
+from mim_jax.interop.name_map import Rule
+
+LINEAR = "o i -> i o"
+PATCHES = "d c p q -> (p q c) d"  # a convolution over whole patches is a linear map of (row, column, channel)
+
+
+def same(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """An array that is laid out alike on both sides."""
+    return (Rule((theirs,), (ours,)),)
+
+
+def dense(theirs: str, ours: str, pattern: str = LINEAR) -> tuple[Rule, ...]:
+    """Weight and bias of a linear layer."""
+    return Rule((f"{theirs}.weight",), (f"{ours}/kernel",), pattern), *same(f"{theirs}.bias", f"{ours}/bias")
+
+
+def fused(theirs: tuple[str, ...], ours: str) -> tuple[Rule, ...]:
+    """Several linear layers of theirs (query, key, value) that are one of ours, side by side."""
+    weights, biases = tuple(f"{name}.weight" for name in theirs), tuple(f"{name}.bias" for name in theirs)
+    return Rule(weights, (f"{ours}/kernel",), LINEAR), Rule(biases, (f"{ours}/bias",))
+
+
+def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Scale and shift of a normalisation layer."""
+    return same(f"{theirs}.weight", f"{ours}/scale") + same(f"{theirs}.bias", f"{ours}/bias")
+
+
+def timm_block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """A pre-norm transformer block as timm names it."""
+    return (
+        *norm(f"{theirs}.norm1", f"{ours}/norm1"),
+        *dense(f"{theirs}.attn.qkv", f"{ours}/attn/qkv"),
+        *dense(f"{theirs}.attn.proj", f"{ours}/attn/proj"),
+        *norm(f"{theirs}.norm2", f"{ours}/norm2"),
+        *dense(f"{theirs}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *dense(f"{theirs}.mlp.fc2", f"{ours}/mlp/fc2"),
+    )
+
+
+def under(prefix: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules for the same model deeper in our tree."""
+    return tuple(Rule(r.theirs, tuple(f"{prefix}/{path}" for path in r.ours), r.pattern, r.axis) for r in rules)

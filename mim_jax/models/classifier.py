@@ -1,0 +1,61 @@
+"""A vision transformer with a linear classifier: what fine-tuning trains (He et al. 2022, appendix A.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mim_jax.errors import ConfigError
+from mim_jax.models.vit import Vit, VitConfig
+from mim_jax.nn.norms import layer_norm
+
+POOLINGS = ("mean", "cls")
+
+
+class Classified(NamedTuple):
+    """logits: (B, K), float32. features: (B, D), float32, what the linear head receives."""
+
+    logits: Float[Array, "B K"]
+    features: Float[Array, "B D"]
+
+
+class Classifier(nn.Module):
+    """Encoder with trainable positions (started from sin-cos), pooling, linear head.
+
+    pooling: 'mean' averages the patch tokens (cls walks along but is left out) and normalises the average with a new
+        norm `fc_norm`; the encoder's own final norm does not exist then. 'cls' takes the class token after the
+        encoder's final norm.
+    classes: outputs of the head, which starts near zero (normal 2e-5, bias 0: the original truncates at +-2, which
+        is 100,000 standard deviations), so that fine-tuning starts from near-uniform logits. 0 leaves the head out:
+        the logits are then the features.
+    """
+
+    config: VitConfig
+    classes: int
+    pooling: str = "mean"
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W C"], noise: Float[Array, "B L 2"] | None = None) -> Classified:
+        """Logits and features of normalised images; `noise` drives drop path.
+
+        Raises:
+            ConfigError: a pooling that does not exist.
+        """
+        if self.pooling not in POOLINGS:
+            raise ConfigError(f"pooling '{self.pooling}' is not one of {', '.join(POOLINGS)}")
+        mean = self.pooling == "mean"
+        config = dataclasses.replace(self.config, positions="learned")
+        tokens, _ = Vit(config, final_norm=not mean, name="encoder")(images, noise=noise)
+        tokens = tokens.astype(jnp.float32)
+        if mean:
+            features = layer_norm("fc_norm", epsilon=config.layer_norm_eps)(tokens[:, 1:].mean(axis=1))
+        else:
+            features = tokens[:, 0]
+        if not self.classes:
+            return Classified(features, features)
+        head = nn.Dense(self.classes, kernel_init=nn.initializers.normal(2e-5), name="head")
+        return Classified(head(features), features)

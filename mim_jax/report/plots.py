@@ -1,0 +1,71 @@
+"""Curves of a run: loss, kNN accuracy, learning rate."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mim_jax.errors import CheckpointError
+from mim_jax.report import metrics
+from mim_jax.report.plotting import matplotlib
+
+# One panel each: title, then the metrics drawn in it and their names in the legend.
+PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("loss", (("loss", "training"), ("val_loss", "held out"))),
+    ("kNN top-1 (%)", (("knn", "held out"),)),
+    ("learning rate", (("lr", ""),)),
+)
+SCALE = {"knn": 100.0}
+FORMATS = (".svg", ".png")
+
+
+def curves(series: metrics.Series) -> Any:
+    """A matplotlib Figure with one panel per group of metrics that has at least one point."""
+    panels = [(title, lines) for title, lines in PANELS if any(series.get(name) for name, _ in lines)]
+    figure = matplotlib().figure.Figure(figsize=(4.2 * max(len(panels), 1), 3.0), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        present = [(name, label) for name, label in lines if series.get(name)]
+        for number, (name, label) in enumerate(present):
+            steps, values = zip(*series[name], strict=True)
+            marker = "o" if len(steps) <= 60 and number + (name == "knn") else ""
+            scaled = [SCALE.get(name, 1.0) * value for value in values]
+            axes.plot(steps, scaled, label=label, marker=marker, markersize=3, linewidth=1.4, zorder=2 + number)
+        if len(present) > 1:
+            axes.legend(frameon=False)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def svg(series: metrics.Series) -> str:
+    """The curves as SVG text, the same for the same numbers."""
+    buffer = io.StringIO()
+    with matplotlib().rc_context({"svg.hashsalt": "mim_jax"}):
+        curves(series).savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def write_curves(run_dir: str | os.PathLike[str], names: Sequence[str] = ("curves.svg", "curves.png")) -> list[Path]:
+    """Writes the curves of a run into its directory, in the format that each name's ending says.
+
+    Raises:
+        CheckpointError: the run has logged nothing yet.
+    """
+    series = metrics.read(run_dir)
+    if not any(series.get(name) for _, lines in PANELS for name, _ in lines):
+        raise CheckpointError(f"{Path(run_dir) / 'metrics.jsonl'} holds no loss yet: there is nothing to draw")
+    written = []
+    for name in names:
+        path = Path(run_dir) / name
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        if path.suffix == ".svg":
+            temporary.write_text(svg(series))
+        else:
+            curves(series).savefig(temporary, dpi=120)
+        os.replace(temporary, path)
+        written.append(path)
+    return written

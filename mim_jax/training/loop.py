@@ -1,0 +1,280 @@
+"""The training loop. It knows nothing about any method."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mim_jax import config as configs
+from mim_jax.errors import ConfigError, MimError
+from mim_jax.methods.base import Method, Variables
+from mim_jax.training import flops, nonfinite, signals
+from mim_jax.training.checkpoints import Checkpoints
+from mim_jax.training.feed import Feed
+from mim_jax.training.metrics import Writers
+from mim_jax.training.optimizer import build as build_optimizer
+from mim_jax.training.progress import ProgressLine
+from mim_jax.training.resolve import Plan, facts, plan, print_facts
+from mim_jax.training.schedules import warmup_cosine_at_step
+from mim_jax.training.sharding import global_batch, make_mesh, replicated, to_mesh, tree_shardings
+from mim_jax.training.state import TrainState, init_state, run_key
+from mim_jax.training.step import StepSettings, prepare, train_step
+
+Tree = Any
+
+
+class Evaluator(Protocol):
+    """Something that looks at the weights now and then."""
+
+    name: str
+    every_steps: int  # 0: never
+
+    def __call__(self, variables: Variables, step: int) -> dict[str, float]:
+        """Named numbers for the log; may write pictures."""
+        ...
+
+
+class Data(Protocol):
+    """What the loop asks of the training data."""
+
+    records: int
+
+    def open_at(self, step: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's batches from a step on."""
+        ...
+
+
+@dataclasses.dataclass
+class Session:
+    """A run in progress: the fixed parts that every function below needs."""
+
+    config: ConfigDict
+    workdir: Path
+    method: Method
+    optimizer: optax.GradientTransformationExtraArgs
+    mesh: Mesh
+    plan: Plan
+    settings: StepSettings
+    key: jax.Array
+    writers: Writers
+    checkpoints: Checkpoints
+
+
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    method: Method,
+    data: Data,
+    evaluators: Callable[[Plan, Mesh, Writers], Sequence[Evaluator]] = lambda *_: (),
+) -> TrainState:
+    """Trains until the last step, or until a signal asks to stop; continues a run that `workdir` holds.
+
+    Raises:
+        ConfigError: a config that does not fit the data, the devices, or the run that is already in `workdir`.
+        MimError: a loss that is not finite, under policy `stop`.
+    """
+    # ---- What is to be run -------------------------------------------------------------------------------------
+    mesh = make_mesh(config.mesh)
+    run = plan(config, data.records, mesh)
+    settings = step_settings(config, run)
+    check_same_run(config, workdir)
+    local = next(data.open_at(0))
+    batch = global_batch(local, mesh)
+
+    # ---- Shapes, shardings, the compiled step ------------------------------------------------------------------
+    groups = method.param_groups()
+    key = run_key(config.seed, "init")
+    views = jax.eval_shape(partial(prepare, settings=settings), batch)
+    params = jax.eval_shape(method.init, key, views).params
+    optimizer = build_optimizer(config.optimizer, groups, params)
+    start = partial(init_state, method, optimizer, ema=config.optimizer.ema > 0)
+    shapes = jax.eval_shape(start, key, views)
+    shardings = tree_shardings(shapes, mesh, config.sharding)
+    abstract, frozen_shapes = jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
+    )
+    step_fn = jax.jit(
+        partial(train_step, method=method, optimizer=optimizer, settings=settings),
+        donate_argnums=0,
+        out_shardings=(shardings[0], replicated(mesh)),
+    )
+    train_key = to_mesh(run_key(config.seed, "train"), replicated(mesh))
+    compiled = step_fn.lower(abstract, frozen_shapes, batch, train_key).compile()
+
+    # ---- What it comes to, printed and kept before the first step ----------------------------------------------
+    resolved = facts(config, method, run, mesh, params, data.records)
+    resolved["memory of the compiled step"] = flops.compiled_memory(compiled)
+    if jax.process_index() == 0:
+        print_facts(resolved)
+        configs.save(config, workdir / "config.json")
+        write_json(workdir / "resolved.json", resolved)
+
+    # ---- State: restored if the run has begun, otherwise initialised where it will live --------------------------
+    saved = config.training.checkpoint
+    checkpoints = Checkpoints(workdir, keep=saved.keep, keep_best=saved.keep_best, metric=saved.metric)
+    if checkpoints.latest_step() is None:
+        init = jax.jit(lambda k, b: start(k, prepare(b, settings)), out_shardings=shardings)
+        state, frozen = init(key, batch)
+        checkpoints.save_frozen(frozen)
+    else:
+        state, _, _ = checkpoints.restore(abstract)
+        frozen = checkpoints.restore_frozen(frozen_shapes)
+        say(f"continuing {workdir} at step {int(state.step)} of {run.total_steps}")
+    writers = Writers(
+        workdir, tensorboard=config.training.tensorboard, wandb=config.training.wandb, resumed_step=int(state.step)
+    )
+    session = Session(config, workdir, method, optimizer, mesh, run, settings, train_key, writers, checkpoints)
+    try:
+        return run_steps(session, compiled, state, frozen, data, evaluators(run, mesh, writers))
+    finally:
+        checkpoints.close()
+        writers.close()
+
+
+def run_steps(
+    session: Session, compiled: Callable, state: TrainState, frozen: Tree, data: Data, evaluators: Sequence[Evaluator]
+) -> TrainState:
+    """Steps, logs, evaluates and saves from `state` on."""
+    config, run, checkpoints = session.config, session.plan, session.checkpoints
+    peak, _ = flops.total_peak(list(session.mesh.devices.flat), config.training.precision)
+    needed = session.method.flops()
+    step = int(state.step)
+    line = ProgressLine(run.total_steps, run.steps_per_epoch, config.training.batch_size, step=step)
+    clock = checkpoints.clock(config.training.checkpoint.every_minutes)
+    every_saved = run.steps(config.training.checkpoint.every_epochs)
+    feed = Feed(data.open_at, session.mesh, step)
+    in_flight: list[dict[str, jax.Array]] = []
+    with signals.StopRequested() as stop:
+        while step < run.total_steps:
+            # ---- One step --------------------------------------------------------------------------------------
+            state, scalars = compiled(state, frozen, feed.next(), session.key)
+            step += 1
+            in_flight.append(scalars)
+            last = step == run.total_steps
+            logging = step % config.training.log_every == 0 or last
+            due = [e for e in evaluators if e.every_steps and (step % e.every_steps == 0 or last)]
+            saving = last or (every_saved and step % every_saved == 0) or clock.due()
+            stopping = stop.agreed(step)
+
+            # ---- Not finite: nothing has moved since; look at it, then stop or leave that batch out --------------
+            watched = in_flight if (logging or due or saving or stopping) else in_flight[:-2]
+            in_flight = in_flight[len(watched) :]
+            if any(bool(s["hold"]) for s in watched):
+                state = handle_nonfinite(session, state, frozen, data)
+                step, in_flight = int(state.step), []
+                feed.seek(step)
+                continue
+
+            # ---- Log, evaluate, save -----------------------------------------------------------------------------
+            if logging:
+                values = {name: float(value) for name, value in scalars.items() if name not in ("hold", "step")}
+                values |= line.rates(step, method_flops=needed, peak=peak)
+                values |= {"data_wait": feed.waiting_share(), "epoch": step / run.steps_per_epoch}
+                values["skipped"] = int(state.skipped)
+                session.writers.write(step, values)
+                line.update(step, values)
+            with line.paused():
+                results = evaluate(session, state, frozen, due, step)
+                if saving or stopping or checkpoints.metric in results:
+                    checkpoints.save(step, state, {"step": step}, results, force=True)
+            if stopping:
+                break
+    feed.close()
+    line.close()
+    checkpoints.wait()
+    if step < run.total_steps:
+        say(f"stopped by a signal at step {step} of {run.total_steps}, saved; the same command continues from there")
+    return state
+
+
+def evaluate(
+    session: Session, state: TrainState, frozen: Tree, due: Sequence[Evaluator], step: int
+) -> dict[str, float]:
+    """Runs the evaluators that are due and logs what they find."""
+    results: dict[str, float] = {}
+    for evaluator in due:
+        results |= evaluator(Variables(state.weights(), state.extra, frozen), step)
+    if results:
+        session.writers.write(step, results)
+    return results
+
+
+def handle_nonfinite(session: Session, state: TrainState, frozen: Tree, data: Data) -> TrainState:
+    """Writes the bundle of the step that failed; stops, or goes on after that batch.
+
+    Raises:
+        MimError: policy `stop`, or too many batches skipped in a row.
+    """
+    step, policy = int(state.step), session.config.training.on_nonfinite
+    batches = data.open_at(step)
+    batch = global_batch(next(batches), session.mesh)
+    bundle = nonfinite.write_bundle(session.workdir, session.config, session.settings, state, frozen, batch)
+    sentence = f"loss or gradient not finite at step {step}; `mim-jax doctor nan {bundle}` replays it"
+    if policy == "stop":
+        raise MimError(f"{sentence}; training.on_nonfinite=skip would leave the batch out")
+    skipped = int(state.skipped) + 1
+    if skipped > session.config.training.max_skipped:
+        raise MimError(f"{sentence}; {skipped} batches were skipped, more than training.max_skipped allows")
+    say(f"skipped: {sentence}")
+    moved = {"step": state.step + 1, "skipped": state.skipped + 1, "hold": jnp.zeros_like(state.hold)}
+    placed = {name: jax.device_put(value, getattr(state, name).sharding) for name, value in moved.items()}
+    return state.replace(**placed)
+
+
+def step_settings(config: ConfigDict, run: Plan) -> StepSettings:
+    """The compiled step's view of the config."""
+    rate = partial(
+        warmup_cosine_at_step,
+        steps_per_epoch=run.steps_per_epoch,
+        peak=run.peak_lr,
+        minimum=config.optimizer.min_lr,
+        warmup_epochs=config.optimizer.warmup_epochs,
+        epochs=config.training.epochs,
+    )
+    views = tuple(sorted(config.data.views))
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    return StepSettings(
+        run.total_steps, run.steps_per_epoch, rate, views, mean, std, config.training.accumulate, config.optimizer.ema
+    )
+
+
+def check_same_run(config: ConfigDict, workdir: Path) -> None:
+    """Refuses to continue a run under another config.
+
+    Raises:
+        ConfigError: what the two configs differ in.
+    """
+    before = workdir / "config.json"
+    if not before.exists():
+        return
+    changed = configs.diff(configs.load_json(before), config, only_what_matters=True)
+    if changed:
+        raise ConfigError(
+            f"{workdir} holds a run with another config; use another --workdir or undo: " + "; ".join(changed)
+        )
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def say(sentence: str) -> None:
+    """One line for the person at the terminal, once per run."""
+    if jax.process_index() == 0:
+        print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,152 @@
+"""When a loss or gradient is not finite: a bundle that holds the step, and its replay."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from mim_jax import config as configs
+from mim_jax.errors import CheckpointError
+from mim_jax.methods import registry
+from mim_jax.methods.base import Batch, Progress
+from mim_jax.training.groups import flat
+from mim_jax.training.state import TrainState, run_key
+from mim_jax.training.step import StepSettings, prepare
+
+Tree = Any
+
+
+def write_bundle(
+    workdir: Path, config: ConfigDict, settings: StepSettings, state: TrainState, frozen: Tree, batch: Batch
+) -> Path:
+    """Writes nonfinite/step_*: report, batch and variables of the step that `state` is about to take."""
+    step = int(state.step)
+    folder = workdir / "nonfinite" / f"step_{step:08d}"
+    writing = folder.with_name(folder.name + ".writing")
+    variables = {"params": state.params, "extra": state.extra, "frozen": frozen}
+    batch = multihost_utils.process_allgather(batch, tiled=True) if jax.process_count() > 1 else jax.device_get(batch)
+    report = diagnose(config, settings, variables, batch, step)
+    if jax.process_index() == 0:
+        shutil.rmtree(writing, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        writing.mkdir(parents=True)
+        (writing / "bundle.json").write_text(json.dumps(report, indent=1))
+        configs.save(config, writing / "config.json")
+        (writing / "settings.json").write_text(json.dumps(_plain(settings)))
+        np.savez(writing / "batch.npz", **batch)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((writing / "variables").absolute(), {k: v for k, v in variables.items() if jax.tree.leaves(v)})
+    if jax.process_index() == 0:
+        os.replace(writing, folder)
+    return folder
+
+
+def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tree], batch: Batch, step: int) -> dict:
+    """Runs one step again, array by array, and names the first that is not finite.
+
+    Returns step, seed, record indices, loss, the norm of every parameter and gradient, and the first non-finite
+    array in the order inputs, parameters, outputs of the modules as they run, loss, gradients. Norms that are not
+    finite are given as text, so that the report is valid JSON.
+    """
+    plain = config.copy_and_resolve_references()
+    for key, value in (("scan", False), ("remat", "none")):
+        if key in plain.model:
+            plain.model[key] = value
+    method = registry.build(plain)
+    prepared = prepare({k: jnp.asarray(v) for k, v in batch.items()}, settings)
+    seen = Watch()
+    for kind, tree in (("batch", prepared), *variables.items()):
+        for name, leaf in flat(tree).items():
+            seen.look(f"{kind}/{name}", leaf)
+    progress = Progress.at(step, settings.total_steps, settings.steps_per_epoch)
+    args = (variables.get("extra", {}), variables.get("frozen", {}), prepared)
+    key = jax.random.fold_in(run_key(config.seed, "train"), step)
+    draws = method.draw(variables["params"], *args, key, progress)
+    with nn.intercept_methods(seen.intercept):
+        loss, _ = method.forward(variables["params"], *args, draws, progress)
+    seen.look("loss", loss)
+    grads = jax.grad(lambda p: method.forward(p, *args, draws, progress)[0])(variables["params"])
+    for name, leaf in flat(grads).items():
+        seen.look(f"gradient/{name}", leaf)
+    return {
+        "step": step,
+        "seed": config.seed,
+        "records": np.asarray(batch["index"]).tolist() if "index" in batch else [],
+        "loss": _number(loss),
+        "first non-finite array": seen.first or "none: the step is finite when it is run array by array",
+        "parameter norms": {n: _number(jnp.linalg.norm(p)) for n, p in flat(variables["params"]).items()},
+        "gradient norms": {n: _number(jnp.linalg.norm(g)) for n, g in flat(grads).items()},
+    }
+
+
+class Watch:
+    """Remembers the name of the first array that is not finite."""
+
+    def __init__(self):
+        self.first = ""
+
+    def look(self, name: str, array: Any) -> None:
+        floating = jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating)
+        if not self.first and floating and not bool(jnp.isfinite(array).all()):
+            self.first = name
+
+    def intercept(self, call, args, kwargs, context):
+        """Looks at what every module returns, in the order in which they run."""
+        out = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            for leaf in jax.tree.leaves(out):
+                self.look("output of " + "/".join((type(context.module).__name__, *context.module.path)), leaf)
+        return out
+
+
+def replay(bundle: str | Path) -> dict:
+    """Runs the step of a bundle again on this machine, prints what it finds, and returns the report.
+
+    Raises:
+        CheckpointError: the folder is not a bundle.
+    """
+    folder = Path(bundle)
+    try:
+        stored = json.loads((folder / "bundle.json").read_text())
+        settings = json.loads((folder / "settings.json").read_text())
+        with np.load(folder / "batch.npz") as arrays:
+            batch = dict(arrays)
+        with ocp.StandardCheckpointer() as checkpointer:
+            variables = checkpointer.restore((folder / "variables").absolute())
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} is not a non-finite bundle ({error}); give a folder nonfinite/step_*") from error
+    config = configs.load_json(folder / "config.json")
+    report = diagnose(config, StepSettings(learning_rate=float, **_tuples(settings)), variables, batch, stored["step"])
+    print(f"step {report['step']}, seed {report['seed']}, {len(report['records'])} records: loss {report['loss']}")
+    print(f"first non-finite array: {report['first non-finite array']} (when it happened: {stored['first non-finite array']})")
+    print(f"{'parameter':<48} {'norm':>12} {'gradient norm':>14}")
+    for name, norm in report["parameter norms"].items():
+        print(f"{name:<48} {norm!s:>12.12} {report['gradient norms'][name]!s:>14.12}")
+    return report
+
+
+def _number(value: Any) -> float | str:
+    value = float(value)
+    return value if np.isfinite(value) else str(value)
+
+
+def _plain(settings: StepSettings) -> dict:
+    names = ("total_steps", "steps_per_epoch", "views", "mean", "std", "accumulate", "ema")
+    return {name: getattr(settings, name) for name in names}
+
+
+def _tuples(values: dict) -> dict:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+

@@ -1,0 +1,84 @@
+"""A run on disk, opened for evaluation, pictures and export."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mim_jax import config as configs
+from mim_jax.errors import CheckpointError
+from mim_jax.methods import registry
+from mim_jax.methods.base import Batch, Method, Variables
+from mim_jax.nn.images import normalize
+from mim_jax.training.checkpoints import Checkpoints, params_hash
+from mim_jax.training.state import run_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished or unfinished run: its config, method and the weights of one checkpoint.
+
+    variables.params are the moving average where the run keeps one.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    method: Method
+    variables: Variables
+    step: int
+    checkpoint_hash: str
+
+    def fresh(self) -> Variables:
+        """The variables that the run started from: the untrained baseline of every evaluation."""
+        return fresh_variables(self.config, self.method)
+
+
+def fresh_variables(config: ConfigDict, method: Method, batch: Batch | None = None) -> Variables:
+    """Untrained variables of a config, the same that its run starts from.
+
+    batch: normalised images, for methods whose start depends on data; zeros of the right shape by default.
+    """
+    batch = batch or example_batch(config)
+    return jax.jit(method.init)(run_key(config.seed, "init"), batch)
+
+
+def example_batch(config: ConfigDict, size: int = 1) -> Batch:
+    """A batch of zeros with the shapes of a run's normalised batches."""
+    views = config.data.views.to_dict()
+    return {name: jnp.zeros((size, *view["size"], config.data.channels)) for name, view in views.items()}
+
+
+def load_run(workdir: str | Path, step: int | str | None = None) -> Run:
+    """Opens a run at a step, at its 'best' checkpoint, or (None) at its last.
+
+    Raises:
+        CheckpointError: no run or no such checkpoint in `workdir`.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "config.json").exists():
+        raise CheckpointError(f"{workdir} is not a run: it has no config.json; give the --workdir of a `mim-jax train`")
+    config = configs.load_json(workdir / "config.json")
+    method = registry.build(config)
+    checkpoints = Checkpoints(workdir)
+    try:
+        if step == "best":
+            step = checkpoints.best_step()
+        shapes = jax.eval_shape(partial(method.init, run_key(config.seed, "init")), example_batch(config))
+        weights = "ema" if config.optimizer.ema else "params"
+        restored, step = checkpoints.restore_params({weights: shapes.params, "extra": shapes.extra}, step)
+        frozen = checkpoints.restore_frozen(shapes.frozen)
+    finally:
+        checkpoints.close()
+    variables = Variables(restored[weights], restored["extra"], frozen)
+    return Run(workdir, config, method, variables, step, params_hash(variables.params))
+
+
+def normalized(config: ConfigDict, batch: Batch) -> Batch:
+    """A host batch with all its views normalised on the device, as methods receive them."""
+    views = {k: normalize(jnp.asarray(v), config.data.mean, config.data.std) for k, v in batch.items() if k in config.data.views}
+    return {**batch, **views}

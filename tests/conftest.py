@@ -1,0 +1,34 @@
+"""What every test may use: simulated devices, run-time checked annotations, the shared reference data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+from jaxtyping import install_import_hook
+
+CHECKED = ("masking", "targets", "losses", "nn", "models", "methods", "training", "evaluation", "data", "report")
+install_import_hook([f"mim_jax.{name}" for name in CHECKED], "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("MIM_JAX_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference cases and acceptance data beside the project."""
+    if not (SHARED / "goldens").is_dir():
+        pytest.skip(f"reference cases and acceptance data are not here (no {SHARED.name}/goldens beside the project)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT

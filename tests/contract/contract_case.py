@@ -1,0 +1,58 @@
+"""A small method at hand: images, variables, draws."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from mim_jax.methods.base import Progress
+from mim_jax.training.groups import flat
+
+
+def images(size=(16, 16), channels=3, batch=8, seed=0):
+    """Normalised noise with structure: smooth enough that patches differ in mean and variance."""
+    key = jax.random.key(seed)
+    coarse = jax.random.normal(key, (batch, size[0] // 4, size[1] // 4, channels))
+    fine = jax.random.normal(jax.random.fold_in(key, 1), (batch, *size, channels))
+    return jax.image.resize(coarse, fine.shape, "nearest") + 0.3 * fine
+
+
+class Case:
+    """A method with variables, a batch and draws; what is called often is compiled once."""
+
+    def __init__(self, method, size=(16, 16), channels=3, batch=8):
+        self.method = method
+        self.batch = {"image": images(size, channels, batch), "index": jnp.arange(batch)}
+        self.variables = jax.jit(method.init)(jax.random.key(1), self.batch)
+        self.progress = Progress.at(3, 100, 10)
+        self.draws = self.draw(jax.random.key(2))
+
+    def draw(self, key):
+        v, method = self.variables, self.method
+        return jax.jit(method.draw)(v.params, v.extra, v.frozen, self.batch, key, self.progress)
+
+    def _args(self, params, batch):
+        v = self.variables
+        params = v.params if params is None else params
+        return params, v.extra, v.frozen, self.batch if batch is None else batch, self.draws, self.progress
+
+    def eager_forward(self, params=None, batch=None, method=None):
+        return (method or self.method).forward(*self._args(params, batch))
+
+    def forward(self, params=None, batch=None, method=None):
+        """Loss and output, compiled."""
+        return jax.jit((method or self.method).forward)(*self._args(params, batch))
+
+    def loss(self, params=None, batch=None, method=None):
+        return self.forward(params, batch, method)[0]
+
+    def gradients(self, method=None):
+        """{path: gradient of the loss}."""
+        _, *rest = self._args(None, None)
+        gradient = jax.grad(lambda p: (method or self.method).forward(p, *rest)[0])
+        return flat(jax.jit(gradient)(self.variables.params))
+
+    def encode(self, image, layers=False):
+        return jax.jit(partial(self.method.encode, layers=layers))(self.variables.params, image, extra=self.variables.extra)

@@ -1,0 +1,106 @@
+"""The training step of every method: devices, micro-batches, non-finite numbers, FLOPs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract_case import images
+
+from mim_jax import config as configs
+from mim_jax import recipes
+from mim_jax.methods import registry
+from mim_jax.methods.base import Progress
+from mim_jax.training import sharding
+from mim_jax.training.groups import flat
+from mim_jax.training.optimizer import build
+from mim_jax.training.sharding import batch_sharding, make_mesh, to_mesh, tree_shardings
+from mim_jax.training.state import init_state
+from mim_jax.training.step import StepSettings, loss_and_grads, train_step
+
+SETTINGS = StepSettings(100, 10, lambda step: 1e-3 * (step + 1), ("image",), (0.5,), (0.5,))
+
+
+def run(method, mesh_sizes=None, steps=2, settings=SETTINGS, spoil=None):
+    """State and scalars after some steps; on one device by default."""
+    devices = None if mesh_sizes else jax.devices()[:1]
+    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1, **(mesh_sizes or {})}, devices)
+    rows = {"image": np.asarray(images(), np.float32), "index": np.arange(8)}
+    batch = {k: jax.device_put(v, batch_sharding(mesh)) for k, v in rows.items()}
+    params = jax.eval_shape(method.init, jax.random.key(0), batch).params
+    optimizer = build({**recipes.adamw(), "clip_norm": 1.0}, method.param_groups(), params)
+    start = partial(init_state, method, optimizer, ema=settings.ema > 0)
+    shardings = tree_shardings(jax.eval_shape(start, jax.random.key(0), batch), mesh)
+    state, frozen = jax.jit(start, out_shardings=shardings)(jax.random.key(0), batch)
+    step = jax.jit(partial(train_step, method=method, optimizer=optimizer, settings=settings))
+    key = to_mesh(jax.random.key(5), sharding.replicated(mesh))
+    for number in range(steps):
+        if spoil == number:
+            batch["image"] = batch["image"].at[3].set(jnp.nan)
+        state, scalars = step(state, frozen, batch, key)
+    return state, scalars
+
+
+@pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 4}, {"fsdp": 8, "data": 1}])
+def test_many_devices_equal_one(method, mesh, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALL", 8)
+    one, one_scalars = run(method)
+    many, many_scalars = run(method, mesh)
+    np.testing.assert_allclose(many_scalars["loss"], one_scalars["loss"], rtol=1e-5)
+    np.testing.assert_allclose(many_scalars["grad_norm"], one_scalars["grad_norm"], rtol=1e-4)
+    for name, leaf in flat(one.extra).items():
+        np.testing.assert_allclose(flat(many.extra)[name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
+    if mesh.get("fsdp", 1) > 1:
+        split = [p for p in jax.tree.leaves((many.params, many.opt_state)) if p.ndim and not p.is_fully_replicated]
+        whole = [p for p in jax.tree.leaves(many.params) if p.size >= 512 and p.is_fully_replicated]
+        assert split and not whole
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_equals_the_full_batch(method, parts):
+    batch, progress = {"image": images()}, Progress.at(0, 10, 5)
+    v = jax.jit(method.init)(jax.random.key(0), batch)
+    draws = jax.jit(method.draw)(v.params, v.extra, v.frozen, batch, jax.random.key(1), progress)
+    compute = jax.jit(partial(loss_and_grads, method), static_argnums=5)
+    loss, output, grads = compute(v, v.frozen, batch, draws, progress, 1)
+    split_loss, split_output, split = compute(v, v.frozen, batch, draws, progress, parts)
+    np.testing.assert_allclose(split_loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(split_output.weight, output.weight, rtol=1e-6)
+    for name, leaf in flat(grads).items():
+        np.testing.assert_allclose(flat(split)[name], leaf, rtol=2e-3, atol=1e-6, err_msg=name)
+
+
+def test_a_step_lowers_the_loss_on_its_own_batch(method):
+    early, late = run(method, steps=1)[1]["loss"], run(method, steps=12)[1]["loss"]
+    assert late < early
+
+
+def test_nothing_moves_after_a_number_that_is_not_finite(method):
+    before, _ = run(method, steps=1)
+    after, scalars = run(method, steps=3, spoil=1)
+    assert bool(after.hold) and int(after.step) == 1
+    kept = jax.tree.map(lambda a, b: bool((a == b).all()), after.replace(hold=before.hold), before)
+    assert all(jax.tree.leaves(kept))
+
+
+def test_flops_agree_with_the_compiler(cls, root):
+    """The paper's model of each method, lowered but never compiled."""
+    config = configs.load(str(root / "configs" / cls.name / "imagenet1k.py"), ["training.precision=fp32"])
+    method = registry.build(config)
+    size = 4
+    batch = {
+        name: jax.ShapeDtypeStruct((size, *view["size"], config.data.channels), jnp.float32)
+        for name, view in config.data.views.to_dict().items()
+    }
+    variables = jax.eval_shape(method.init, jax.random.key(0), batch)
+
+    def step(variables, batch, key):
+        progress = Progress.at(0, 10, 5)
+        loss = lambda p: method.loss(p, variables.extra, variables.frozen, batch, key, progress)[0]  # noqa: E731
+        return jax.value_and_grad(loss)(variables.params)
+
+    lowered = jax.jit(step).lower(variables, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    assert lowered.cost_analysis()["flops"] / size == pytest.approx(method.flops(), rel=0.02)
