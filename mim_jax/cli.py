@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from mim_jax import __version__
-from mim_jax.commands import config, data, doctor, evaluate, show, train, verify
-from mim_jax.commands.base import Command, UsageError, nearest, parse
-from mim_jax.errors import MimError
+from mim_jax.commands import config, data, data_convert, doctor, evaluate, show, train, verify
+from mim_jax.commands.base import Command, UsageError, parse
+from mim_jax.errors import MimError, nearest
 
 ALL = (
     train.COMMAND,
@@ -21,6 +21,8 @@ ALL = (
     data.STATS,
     data.SHOW,
     data.BENCH,
+    data_convert.CONVERT,
+    data_convert.TFDS,
     config.SHOW,
     config.CHECK,
     config.DIFF,

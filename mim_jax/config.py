@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 
 from mim_jax import recipes
 from mim_jax.config_check import OPEN, check, flat
-from mim_jax.config_values import literal, nearest, nearest_key, parse
-from mim_jax.errors import ConfigError, MimError
+from mim_jax.config_values import literal, nearest_key, parse
+from mim_jax.errors import ConfigError, MimError, nearest
 
 __all__ = [
     "arguments",

@@ -14,8 +14,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mim_jax import recipes
-from mim_jax.config_values import describe, nearest, nearest_key
-from mim_jax.errors import ConfigError
+from mim_jax.config_values import describe, nearest_key
+from mim_jax.errors import ConfigError, nearest
 
 OPEN = ("model", "method")  # the method knows what belongs in these
 MESH_AXES = ("data", "fsdp", "tensor")

@@ -7,19 +7,10 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from mim_jax.errors import ConfigError
+from mim_jax.errors import ConfigError, nearest
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list of values"}
 TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
-    """`; did you mean 'x'?` for the closest of `choices`, or the list of them when none is close."""
-    names = sorted({str(c) for c in choices})
-    close = difflib.get_close_matches(str(word), names, n=1, cutoff=cutoff)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; valid: {', '.join(names)}" if names else ""
 
 
 def nearest_key(key: str, keys: Iterable[str]) -> str:

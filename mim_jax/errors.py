@@ -4,6 +4,11 @@ Each carries one sentence that names the file, key or value at fault and the men
 sentence and exits with code 2; any other exception is a fault of ours and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class MimError(Exception):
     """Something the user can put right; the message is one plain sentence."""
@@ -23,3 +28,12 @@ class CheckpointError(MimError):
 
 class VerifyError(MimError):
     """A reference case that cannot be read or mapped."""
+
+
+def nearest(word: object, choices: Iterable[object], most: int = 12, cutoff: float = 0.6) -> str:
+    """`; did you mean 'x'?` for the closest of `choices`, a list of at most `most` when none is close, '' for none."""
+    names = sorted({str(c) for c in choices})
+    close = difflib.get_close_matches(str(word), names, n=1, cutoff=cutoff)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; valid: {', '.join(names[:most])}{', ...' if len(names) > most else ''}" if names else ""

@@ -45,23 +45,24 @@ def check_all(config: ConfigDict) -> Method:
 
 
 class TrainData:
-    """The training source of a config, as the loop sees it."""
+    """The training source of a config, as the loop sees it; opened once."""
 
     def __init__(self, config: ConfigDict, workdir: Path):
-        self._config, self._log = config, workdir / "bad_records.txt"
-        self.records = self.open_at(0).records
-
-    def open_at(self, step: int) -> TrainBatches:
-        """This process's batches from a step on."""
-        return train_batches(
-            self._config.data,
-            seed=self._config.seed,
-            batch_size=self._config.training.batch_size,
+        name = "bad_records.txt" if jax.process_count() == 1 else f"bad_records_{jax.process_index()}.txt"
+        self._batches = train_batches(
+            config.data,
+            seed=config.seed,
+            batch_size=config.training.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            bad_records=self._log,
-            step=step,
+            bad_records=workdir / name,
         )
+        self.records = self._batches.records
+
+    def open_at(self, step: int) -> TrainBatches:
+        """This process's batches from a step on. There is one stream: opening it anew moves it."""
+        self._batches.set_state({"step": step})
+        return self._batches
 
 
 def pretrain(config: ConfigDict, workdir: str | Path) -> None:

@@ -37,7 +37,8 @@ def pretrain() -> ConfigDict:
 
 def data() -> dict:
     return {
-        "source": "digits",  # digits | tfds:NAME[:split] | folder:DIR | parquet:GLOB | wds:GLOB | arrayrecord:GLOB | npy:FILE | hf:NAME
+        # digits | tfds:NAME[:split] | folder:DIR | parquet:GLOB | wds:GLOB | arrayrecord:GLOB | npy:FILE | hf:NAME
+        "source": "digits",
         "eval_source": "",  # held-out images for probes and validation; '' uses a fixed tenth of `source`
         "views": {"image": view()},
         "channels": 3,  # 1 turns colour to grey, 3 turns grey to colour, N-channel arrays must have N
@@ -46,7 +47,7 @@ def data() -> dict:
         "eval_resize": 256,  # shorter side before the centre crop, at evaluation
         "workers": 0,  # worker processes; 0 decodes in the main process's threads
         "threads": 16,  # decoding threads
-        "prefetch": 16,  # most records (workers = 0) or batches a worker holds ready
+        "prefetch": 2,  # batches held ready
         "on_error": "stop",  # stop | skip
         "max_bad_fraction": 0.01,  # with skip: stop all the same above this share of records
         "max_pixels": 100_000_000,  # larger images are refused as bad records
@@ -57,7 +58,8 @@ def view(size: tuple[int, int] = (224, 224)) -> dict:
     """One training view: random resized crop and flip."""
     return {
         "size": size,  # (height, width)
-        "crop": "random_resized",  # random_resized | random (pad by 1/8, then crop) | center (resize, centre crop)
+        # random_resized | random_resized_clipped (no retries) | random (pad by 1/8, then crop) | center (resize, crop)
+        "crop": "random_resized",
         "scale": (0.2, 1.0),  # share of the image's area
         "ratio": (3 / 4, 4 / 3),  # width / height
         "interpolation": "bicubic",  # bicubic | bilinear | lanczos | nearest

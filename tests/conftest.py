@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Eight simulated devices; and little optimisation, because tiny models spend their time in the compiler.
+for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+    if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import pytest
-from jaxtyping import install_import_hook
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 CHECKED = ("masking", "targets", "losses", "nn", "models", "methods", "training", "evaluation", "data", "report")
 install_import_hook([f"mim_jax.{name}" for name in CHECKED], "beartype.beartype")

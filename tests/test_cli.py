@@ -80,7 +80,7 @@ def test_overview_lists_every_command(argv, capsys):
 def test_overview_of_a_group(group, capsys):
     assert cli.main([group]) == 0
     shown = capsys.readouterr().out
-    assert f"usage: mim-jax {group} COMMAND" in shown and "train " not in shown
+    assert f"usage: mim-jax {group} COMMAND" in shown and "mim-jax train" not in shown
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_show(library):
 def test_verify(library, passed):
     verify = library("mim_jax.interop.verify.verify_paths", return_value=passed)
     assert cli.main(["verify", "a", "b"]) == (0 if passed else 1)
-    verify.assert_called_once_with(["a", "b"])
+    verify.assert_called_once_with(["a", "b"], details=None)
 
 
 def test_data_stats(library):
     stats = library("mim_jax.data.tools.stats")
     assert cli.main(["data", "stats", "folder:x", "--limit", "10"]) == 0
-    assert stats.call_args.args == ("folder:x",) and stats.call_args.kwargs == {"limit": 10}
+    assert stats.call_args.args == ("folder:x",) and stats.call_args.kwargs == {"limit": 10, "channels": 0}
 
 
 def test_data_show_and_bench(library, spec):
@@ -213,6 +213,21 @@ def test_data_show_and_bench(library, spec):
     assert cli.main(["data", "show", "--config", spec, "--out", "o.png", "--config.data.source=npy:x"]) == 0
     assert cli.main(["data", "bench", "--config", spec]) == 0
     assert show.call_count == bench.call_count == 1
+
+
+def test_data_convert(library, capsys):
+    convert = library("mim_jax.data.convert.to_arrayrecord", return_value=["a", "b"])
+    assert cli.main(["data", "convert", "folder:x", "out", "--shard-size", "5"]) == 0
+    convert.assert_called_once_with("folder:x", "out", shard_size=5)
+    assert capsys.readouterr().out == "a\nb\n"
+
+
+def test_data_tfds(library, capsys):
+    convert = library("mim_jax.data.convert.to_tfds", return_value="d/x")
+    assert cli.main(["data", "tfds", "x", "train=folder:a=b", "test=npy:c", "--data-dir", "d"]) == 0
+    convert.assert_called_once_with({"train": "folder:a=b", "test": "npy:c"}, "x", "d")
+    assert cli.main(["data", "tfds", "x", "folder:a", "--data-dir", "d"]) == 2
+    assert "'folder:a' is not SPLIT=SOURCE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("well", [True, False])

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mim_jax.config_values import nearest
-from mim_jax.errors import MimError
+from mim_jax.errors import MimError, nearest
 
 
 class UsageError(MimError):

@@ -1,4 +1,4 @@
-"""mim-jax data stats | show | bench"""
+"""mim-jax data stats | show | bench: looks at data."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from mim_jax.commands.base import Command
 def declare_stats(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="data source, such as folder:DIR, parquet:GLOB or tfds:NAME")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="read at most N images (default: all)")
+    parser.add_argument(
+        "--channels", type=int, default=0, metavar="C", help="1, 3 or 4 (default: what the images have)"
+    )
 
 
 def declare_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="SPEC", help="config file, or FILE:argument=value,...")
     parser.add_argument("--out", default="samples.png", metavar="FILE", help="picture to write (default: samples.png)")
-    parser.add_argument("--count", type=int, default=8, help="images to draw from (default: 8)")
+    parser.add_argument("--count", type=int, default=8, help="images, one a row (default: 8)")
+    parser.add_argument("--draws", type=int, default=7, help="augmented draws of each image (default: 7)")
 
 
 def declare_bench(parser: argparse.ArgumentParser) -> None:
@@ -26,14 +30,14 @@ def declare_bench(parser: argparse.ArgumentParser) -> None:
 def run_stats(args: argparse.Namespace) -> None:
     from mim_jax.data import tools
 
-    tools.stats(args.source, limit=args.limit)
+    tools.stats(args.source, limit=args.limit, channels=args.channels)
 
 
 def run_show(args: argparse.Namespace) -> None:
     from mim_jax import config
     from mim_jax.data import tools
 
-    tools.show(config.load(args.config, args.overrides), args.out, count=args.count)
+    tools.show(config.load(args.config, args.overrides), args.out, count=args.count, draws=args.draws)
 
 
 def run_bench(args: argparse.Namespace) -> None:

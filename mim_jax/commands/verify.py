@@ -9,12 +9,14 @@ from mim_jax.commands.base import Command
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="CASE_DIR", help="reference cases, or folders that hold cases")
+    details = "one line for every parameter (default: where only one case is verified)"
+    parser.add_argument("--details", action="store_true", default=None, help=details)
 
 
 def run(args: argparse.Namespace) -> int:
     from mim_jax.interop.verify import verify_paths
 
-    return 0 if verify_paths(args.paths) else 1
+    return 0 if verify_paths(args.paths, details=args.details) else 1
 
 
 COMMAND = Command(
@@ -22,7 +24,7 @@ COMMAND = Command(
     summary="Compare a method with reference cases of the original code; exits 0 only if all are within tolerance.",
     examples=(
         "verify ../shared/goldens/mae/pretrain_norm_pix",
-        "verify ../shared/goldens/mae",
+        "verify ../shared/goldens/mae --details",
     ),
     declare=declare,
     run=run,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
-from mim_jax.data.nearest import nearest
 from mim_jax.data.resize import FILTERS
+from mim_jax.data.section import Section
 from mim_jax.data.sources import parse
 from mim_jax.data.views import CROPS
-from mim_jax.errors import ConfigError, DataError
+from mim_jax.errors import ConfigError, DataError, nearest
 
 RESERVED = ("index", "label", "valid", "eval", "bad", "fatal")
 Real = (int, float)  # NumPy's float64 is a float too
 LEAST = {"channels": 1, "eval_resize": 1, "workers": 0, "threads": 1, "prefetch": 1, "max_pixels": 1}
 
 
-def check(data: Mapping[str, Any]) -> None:
+def check(data: Section) -> None:
     """Refuses impossible values. Raises ConfigError naming the key `data....`, the value and what is valid."""
     for key in ("source", "eval_source"):
         if key == "source" or data[key]:
@@ -27,7 +26,7 @@ def check(data: Mapping[str, Any]) -> None:
                 raise ConfigError(f"data.{key}: {error}") from error
     for key, least in LEAST.items():
         _whole("data." + key, data[key], least)
-    _between("data.max_bad_fraction", data["max_bad_fraction"], 0, 1)
+    _share("data.max_bad_fraction", data["max_bad_fraction"])
     _one_of("data.on_error", data["on_error"], ("stop", "skip"))
     _statistics(data)
     if not data["views"]:
@@ -38,7 +37,7 @@ def check(data: Mapping[str, Any]) -> None:
         _view(f"data.views.{name}", view)
 
 
-def _statistics(data: Mapping[str, Any]) -> None:
+def _statistics(data: Section) -> None:
     for key in ("mean", "std"):
         values = data[key]
         if len(values) != data["channels"]:
@@ -53,14 +52,14 @@ def _statistics(data: Mapping[str, Any]) -> None:
                 )
 
 
-def _view(where: str, view: Mapping[str, Any]) -> None:
+def _view(where: str, view: Section) -> None:
     size = _pair(f"{where}.size", view["size"], "(height, width)")
     for side in size:
         _whole(f"{where}.size", side, 1)
     _one_of(f"{where}.crop", view["crop"], CROPS)
     _one_of(f"{where}.interpolation", view["interpolation"], FILTERS)
-    _between(f"{where}.flip", view["flip"], 0, 1)
-    _between(f"{where}.color_jitter", view["color_jitter"], 0, 1)
+    _share(f"{where}.flip", view["flip"])
+    _share(f"{where}.color_jitter", view["color_jitter"])
     low, high = _pair(f"{where}.scale", view["scale"], "(least, most)")
     if not 0 < low <= high <= 1:
         raise ConfigError(f"{where}.scale = ({low}, {high}) is not a range of area shares with 0 < least <= most <= 1")
@@ -83,9 +82,9 @@ def _whole(key: str, value: Any, least: int) -> None:
         raise ConfigError(f"{key} = {value!r} is not a whole number of at least {least}")
 
 
-def _between(key: str, value: Any, low: float, high: float) -> None:
-    if not isinstance(value, Real) or not low <= value <= high:
-        raise ConfigError(f"{key} = {value!r} is not between {low} and {high}")
+def _share(key: str, value: Any) -> None:
+    if not isinstance(value, Real) or not 0 <= value <= 1:
+        raise ConfigError(f"{key} = {value!r} is not between 0 and 1")
 
 
 def _one_of(key: str, value: Any, choices: Any) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 
 from mim_jax.data.decode import Picture
 from mim_jax.data.order import Order
-from mim_jax.data.randomness import generator
 from mim_jax.data.records import Records
 from mim_jax.data.views import View
 from mim_jax.errors import DataError
 
 CHUNK_BYTES = 1 << 19
+MOST_CHUNKS = 64  # of a batch; grain looks over all that are ready each time it takes one
 REPLACEMENTS = 20  # tries to find a good record in place of a bad one
 
 Chunk = dict[str, Any]
@@ -43,7 +43,8 @@ class ChunkLoader:
         self.stop = stop
         self.channels = records.channels
         count = sum(math.prod(view.size) for view in views) * self.channels
-        self.size = min(order.local_size, max(1, CHUNK_BYTES // (count * records.source.dtype.itemsize)))
+        self.size = max(CHUNK_BYTES // (count * records.source.dtype.itemsize), -(-order.local_size // MOST_CHUNKS))
+        self.size = min(order.local_size, self.size)
         self.per_batch = -(-order.local_size // self.size)
 
     def __call__(self, number: int) -> Chunk:
@@ -75,8 +76,7 @@ class ChunkLoader:
         used, picture, label = found
         for name, view in self.views.items():
             # Draws belong to the record that the order asked for, also where another stands in for it.
-            rng = generator(self.seed, epoch=epoch, index=index, purpose=f"view {name}")
-            chunk[name][row] = view(picture, rng)
+            chunk[name][row] = view(picture, view.draws(self.seed, epoch, index))
         chunk["index"][row] = used
         chunk["valid"][row] = True
         if "label" in chunk:
@@ -109,6 +109,6 @@ def join(chunks: Sequence[Chunk]) -> Chunk:
     notes = {key: [note for chunk in chunks for note in chunk[key]] for key in ("bad", "fatal")}
     if notes["fatal"]:
         return notes
-    arrays = {key for key in chunks[0] if key not in notes}
+    arrays = [key for key in chunks[0] if key not in notes]
     # Always a copy: chunks from worker processes lie in shared memory that is given back.
     return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in arrays} | notes

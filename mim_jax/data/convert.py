@@ -28,9 +28,12 @@ def write_arrayrecord(records: Iterable[Record], path: str | os.PathLike[str]) -
         for record in records:
             writer.write(pack(record))
             count += 1
-    finally:
         writer.close()
-    os.replace(temporary, path)
+        os.replace(temporary, path)
+    except BaseException:
+        writer.close()
+        os.unlink(temporary)
+        raise
     return count
 
 

@@ -22,17 +22,21 @@ def batches(
     """Batches of the steps first..last-1, in order.
 
     Depends on `workers` and `threads` in speed only. At most `prefetch` batches are held in chunks, and two whole.
+    `threads` are shared out among the workers.
     """
     end = ENDLESS if last is None else last * loader.per_batch
     chunks = grain.MapDataset.range(first * loader.per_batch, end).map(loader)
     shares = max(1, workers)
     held = -(-prefetch * loader.per_batch // shares)
     threads = min(held, -(-threads // shares))
-    dataset = chunks.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=held))
+    # A worker's ready chunks wait in its queue to the main process, not also behind its threads.
+    waiting = threads if workers else held
+    dataset = chunks.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=waiting))
     if workers:
         if not flags.FLAGS.is_parsed():  # grain asks its flags about worker processes; ours is not an absl program
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=held)
+        # Half, because grain holds as many again on this side of the queue.
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-held // 2))
         dataset = dataset.mp_prefetch(options, worker_init_fn=_follow_parent)
     dataset = dataset.batch(loader.per_batch, batch_fn=join)
     return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1))

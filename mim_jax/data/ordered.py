@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from mim_jax.data.bad import BadRecords
 from mim_jax.data.chunks import ChunkLoader
-from mim_jax.data.nearest import nearest
 from mim_jax.data.order import FixedOrder
 from mim_jax.data.records import Records
+from mim_jax.data.section import Section
 from mim_jax.data.settings import Settings
 from mim_jax.data.split import open_split, some
-from mim_jax.data.train import Batch, explain
-from mim_jax.errors import ConfigError, DataError
+from mim_jax.data.train import Batch, refuse_death
+from mim_jax.errors import ConfigError, DataError, nearest
 
 # Starting worker processes takes seconds; below so many records the threads of the main process are done by then.
 WORKERS_FROM = 20_000
@@ -28,7 +28,7 @@ class EvalBatches:
 
     def __init__(
         self,
-        data: Mapping[str, Any],
+        data: Section,
         *,
         split: Literal["eval", "train"] = "eval",
         batch_size: int,
@@ -74,13 +74,14 @@ class EvalBatches:
                     raise DataError(sentence)
                 yield batch
         except RuntimeError as error:
-            raise explain(error) from error
+            refuse_death(error)
+            raise
         finally:
             running.close()
 
 
 def eval_batches(
-    data: Mapping[str, Any],
+    data: Section,
     *,
     split: Literal["eval", "train"] = "eval",
     batch_size: int,

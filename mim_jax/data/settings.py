@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Self
 
 from mim_jax.data.check import check
+from mim_jax.data.section import Section
 from mim_jax.data.views import View
 
 
@@ -26,7 +25,7 @@ class Settings:
     views: tuple[View, ...]
 
     @classmethod
-    def from_config(cls, data: Mapping[str, Any]) -> Self:
+    def from_config(cls, data: Section) -> Settings:
         """Checks the section and copies it. Raises ConfigError, naming the key."""
         check(data)
         side = data["eval_resize"]

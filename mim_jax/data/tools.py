@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from mim_jax.data.decode import decode, pixels
-from mim_jax.data.randomness import generator
 from mim_jax.data.records import Records
+from mim_jax.data.section import Section
 from mim_jax.data.settings import Settings
 from mim_jax.data.sources import Source, open_source
 from mim_jax.data.split import open_split, some
@@ -70,7 +70,7 @@ def to_unit(image: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     return image.astype(np.float64) if image.dtype.kind == "f" else image / np.iinfo(image.dtype).max
 
 
-def show(config: Mapping[str, Any], path: str | os.PathLike[str], count: int = 8, draws: int = 7) -> str:
+def show(config: Section, path: str | os.PathLike[str], count: int = 8, draws: int = 7) -> str:
     """Writes a grid: one row per image, the evaluation view first, then `draws` draws of each training view.
 
     The images are random ones of the training split, drawn as in epochs 0, 1, ... of the run with `config.seed`.
@@ -82,12 +82,8 @@ def show(config: Mapping[str, Any], path: str | os.PathLike[str], count: int = 8
     rows = []
     for i in some(indices, count).tolist():
         picture, _ = records[i]
-        row = [settings.view("eval")(picture, generator(0, epoch=0, index=i, purpose="view eval"))]
-        for view in settings.views:
-            for epoch in range(draws):
-                rng = generator(config["seed"], epoch=epoch, index=i, purpose=f"view {view.name}")
-                row.append(view(picture, rng))
-        rows.append([_displayable(image) for image in row])
+        chosen = [(settings.view("eval"), 0), *((view, e) for view in settings.views for e in range(draws))]
+        rows.append([_displayable(view(picture, view.draws(config["seed"], e, i))) for view, e in chosen])
     sheet = _grid(rows)
     path = os.fspath(path)
     temporary = f"{path}.part"
@@ -115,7 +111,7 @@ def _grid(rows: list[list[np.ndarray]], gap: int = 2) -> UInt8[np.ndarray, "H W 
     return sheet
 
 
-def bench(config: Mapping[str, Any], seconds: float = 10.0) -> dict[str, float]:
+def bench(config: Section, seconds: float = 10.0) -> dict[str, float]:
     """Images per second of reading and decoding, of the views, and of the whole pipeline; printed and returned.
 
     `decode` and `view` are of one thread; `pipeline` has the config's batch size, threads and workers, and `warm` is
@@ -134,7 +130,7 @@ def bench(config: Mapping[str, Any], seconds: float = 10.0) -> dict[str, float]:
     return found
 
 
-def _bench_single(config: Mapping[str, Any], seconds: float) -> dict[str, float]:
+def _bench_single(config: Section, seconds: float) -> dict[str, float]:
     settings = Settings.from_config(config["data"])
     source, indices = open_split(settings, "train")
     numbers = itertools.cycle(some(indices, 256).tolist())
@@ -149,7 +145,7 @@ def _bench_single(config: Mapping[str, Any], seconds: float) -> dict[str, float]
     def look() -> int:
         number = next(numbers)
         for view in settings.views:
-            view(pictures[number % len(pictures)], generator(0, epoch=0, index=number, purpose="bench"))
+            view(pictures[number % len(pictures)], view.draws(0, 0, number))
         return 1
 
     rates = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from mim_jax.data.bad import BadRecords
 from mim_jax.data.chunks import ChunkLoader
 from mim_jax.data.order import ShuffledOrder
 from mim_jax.data.records import Records
+from mim_jax.data.section import Section
 from mim_jax.data.settings import Settings
 from mim_jax.data.split import open_split
 from mim_jax.errors import DataError
@@ -28,7 +29,7 @@ class TrainBatches(Iterator[Batch]):
 
     def __init__(
         self,
-        data: Mapping[str, Any],
+        data: Section,
         *,
         seed: int,
         batch_size: int,
@@ -49,7 +50,7 @@ class TrainBatches(Iterator[Batch]):
         self._step = step
         self._iterator: Any = None
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> TrainBatches:
         return self
 
     def __next__(self) -> Batch:
@@ -72,7 +73,8 @@ class TrainBatches(Iterator[Batch]):
                 raise DataError(sentence)
         except BaseException as error:
             self.close()
-            raise explain(error) from error
+            refuse_death(error)
+            raise
         del batch["valid"]  # every record of a training batch is
         self._step += 1
         return batch
@@ -93,18 +95,18 @@ class TrainBatches(Iterator[Batch]):
             self._iterator = None
 
 
-def explain(error: BaseException) -> BaseException:
-    """The error as it is, or a sentence where a worker process died."""
+def refuse_death(error: BaseException) -> None:
+    """Raises DataError with a sentence where `error` says that a worker process died; else does nothing."""
     if isinstance(error, RuntimeError) and "Worker process was terminated" in str(error):
-        return DataError(
-            f"a worker process of the data pipeline died ({str(error).split('with ')[-1].split('.')[0]}), most often "
-            "for want of memory; lower data.workers or data.prefetch"
-        )
-    return error
+        code = str(error).partition("exit code ")[2].split(".")[0]
+        raise DataError(
+            f"a worker process of the data pipeline died (exit code {code}), most often for want of memory; lower "
+            "data.workers or data.prefetch"
+        ) from error
 
 
 def train_batches(
-    data: Mapping[str, Any],
+    data: Section,
     *,
     seed: int,
     batch_size: int,
@@ -132,7 +134,7 @@ def train_batches(
     )
 
 
-def steps_per_epoch(data: Mapping[str, Any], batch_size: int) -> int:
+def steps_per_epoch(data: Section, batch_size: int) -> int:
     """Whole batches in the training split; opens the source, so prefer the attribute where batches are at hand."""
     _, indices = open_split(Settings.from_config(data), "train")
     return len(indices) // batch_size

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Shaped
@@ -13,7 +12,9 @@ from numpy.random import Generator
 from mim_jax.data import crops
 from mim_jax.data.decode import Picture, height_width
 from mim_jax.data.jitter import jitter
+from mim_jax.data.randomness import generator
 from mim_jax.data.resize import resize
+from mim_jax.data.section import Section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class View:
     shorter_side: int = 256
 
     @classmethod
-    def from_config(cls, name: str, view: Mapping[str, Any], shorter_side: int) -> Self:
+    def from_config(cls, name: str, view: Section, shorter_side: int) -> View:
         """From one section of `data.views`, with the types that Python's own numbers have."""
         return cls(
             name=name,
@@ -49,8 +50,12 @@ class View:
         """The evaluation transform with this view's size and interpolation: nothing random in it."""
         return dataclasses.replace(self, name="eval", crop="center", flip=0.0, color_jitter=0.0)
 
+    def draws(self, seed: int, epoch: int, index: int) -> Generator:
+        """The random numbers of this view of record `index` in `epoch`."""
+        return generator(seed, epoch=epoch, index=index, purpose=f"view {self.name}")
+
     def __call__(self, picture: Picture, rng: Generator) -> Shaped[np.ndarray, "h w C"]:
-        """Crops, flips and jitters; every draw comes from `rng`, which belongs to this view of this record."""
+        """Crops, flips and jitters; every draw comes from `rng`, which should be from `draws`."""
         image = CROPS[self.crop](self, picture, rng)
         if self.flip and rng.random() < self.flip:
             image = image[:, ::-1]

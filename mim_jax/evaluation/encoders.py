@@ -1,17 +1,16 @@
-"""What is judged: a method's encoder, or the raw pixels, as functions from normalised images to named vectors."""
+"""What is judged: a method's encoder, or the raw pixels, and how normalised images become named vectors."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mim_jax.errors import ConfigError
-from mim_jax.methods.base import Features, Method, Variables, nearest
+from mim_jax.errors import ConfigError, nearest
+from mim_jax.methods.base import Features, Method, Variables
 
 PIXELS = "pixels"
 PIXELS_SIDE = 32  # larger images are averaged down to this many pixels a side before they count as a vector
@@ -48,14 +47,14 @@ def select(features: Features, name: str) -> Float[Array, "B F"]:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder: `apply(variables, normalised images, names)` gives one (B, F) array per feature name.
+    """What is judged, with its weights.
 
-    name: 'pretrained', 'untrained' or 'pixels'. method: None for pixels; protocols that train the encoder use it.
+    name: 'pretrained', 'untrained' or 'pixels'. method: None for pixels, the baseline that learns nothing; protocols
+    that train the encoder use it.
     """
 
     name: str
     variables: Variables
-    apply: Callable[[Variables, Float[Array, "B H W C"], tuple[str, ...]], dict[str, Float[Array, "B F"]]]
     method: Method | None = None
 
     def feature(self, name: str) -> str:
@@ -63,24 +62,19 @@ class Encoder:
         return PIXELS if self.method is None else name
 
 
-def of_method(name: str, method: Method, variables: Variables) -> Encoder:
-    """The encoder of a method with the given variables."""
-
-    def apply(variables: Variables, images: Float[Array, "B H W C"], names: tuple[str, ...]) -> dict[str, Any]:
-        features = method.encode(variables.params, images, extra=variables.extra)
-        return {name: select(features, name) for name in names}
-
-    return Encoder(name, variables, apply, method)
+def raw_pixels() -> Encoder:
+    """Normalised pixels in raster order as one vector."""
+    return Encoder(PIXELS, Variables(params={}))
 
 
-def of_pixels() -> Encoder:
-    """The baseline that learns nothing: normalised pixels in raster order as one vector."""
-
-    def apply(variables: Variables, images: Float[Array, "B H W C"], names: tuple[str, ...]) -> dict[str, Any]:
-        del variables, names
+def vectors(
+    method: Method | None, variables: Variables, images: Float[Array, "B H W C"], names: tuple[str, ...]
+) -> dict[str, Float[Array, "B _"]]:
+    """The named features of normalised images; for pixels, without a method, the one that there is."""
+    if method is None:
         return {PIXELS: pixel_vectors(images)}
-
-    return Encoder(PIXELS, Variables(params={}), apply)
+    features = method.encode(variables.params, images, extra=variables.extra)
+    return {name: select(features, name) for name in names}
 
 
 def pixel_vectors(images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:

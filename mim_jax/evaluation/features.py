@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from mim_jax.errors import CheckpointError, DataError
-from mim_jax.evaluation.encoders import Encoder
-from mim_jax.methods.base import Variables
+from mim_jax.evaluation.encoders import Encoder, vectors
+from mim_jax.methods.base import Method, Variables
 from mim_jax.nn.images import normalize
 from mim_jax.training.sharding import batch_shards, global_batch, make_mesh, replicated
 
@@ -33,7 +34,7 @@ class FeatureSet:
 
 
 class Extractor:
-    """Compiles an encoder once and runs it over any number of passes, with the variables given to each pass."""
+    """Runs an encoder over any number of passes, with the variables given to each; compiled once per encoder kind."""
 
     def __init__(
         self,
@@ -47,8 +48,7 @@ class Extractor:
         while a run is training, by default all devices with a share of the batch each."""
         self.names = tuple(dict.fromkeys(encoder.feature(name) for name in names))
         self.mesh = mesh or make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-        self._encoder, self._mean, self._std = encoder, tuple(mean), tuple(std)
-        self._compiled = jax.jit(self._encode, out_shardings=replicated(self.mesh))
+        self._settings = {"method": encoder.method, "names": self.names, "mean": tuple(mean), "std": tuple(std)}
 
     def __call__(self, variables: Variables, batches: Iterable[dict[str, np.ndarray]]) -> FeatureSet:
         """Runs all `batches` (dict of image, index, and where there are any label and valid); drops padded rows.
@@ -59,7 +59,8 @@ class Extractor:
         waiting: collections.deque = collections.deque()
         rows: list[dict[str, np.ndarray]] = []
         for batch in batches:
-            waiting.append(self._compiled(variables, global_batch(dict(_even(self.mesh, batch)), self.mesh)))
+            split = global_batch(dict(_even(self.mesh, batch)), self.mesh)
+            waiting.append(encode(variables, split, mesh=self.mesh, **self._settings))
             if len(waiting) > IN_FLIGHT:
                 rows.append(_fetch(waiting.popleft()))
         rows.extend(_fetch(found) for found in waiting)
@@ -69,17 +70,32 @@ class Extractor:
         labels, index = joined.pop("label", None), joined.pop("index")
         return FeatureSet({name: joined[name] for name in self.names}, labels, index)
 
-    def _encode(self, variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Labels and indices travel with the images, so that rows stay together however the batch is split."""
-        images = normalize(batch.pop("image"), self._mean, self._std)
-        return {**self._encoder.apply(variables, images, self.names), **batch}
-
     def _placed(self, variables: Variables) -> Variables:
         """Host arrays and those of one device are first copied to all devices; what lies on the mesh stays."""
         shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(variables)]
         if all(isinstance(sharding, NamedSharding) and sharding.mesh == self.mesh for sharding in shardings):
             return variables
         return jax.device_put(variables, replicated(self.mesh))
+
+
+@functools.partial(jax.jit, static_argnames=("method", "names", "mean", "std", "mesh"))
+def encode(
+    variables: Variables,
+    batch: dict[str, Array],
+    *,
+    method: Method | None,
+    names: tuple[str, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    mesh: Mesh,
+) -> dict[str, Array]:
+    """Features of one batch, whole on every device.
+
+    Labels and indices travel with the images, so that rows stay together however the batch is split.
+    """
+    rest = {key: array for key, array in batch.items() if key != "image"}
+    found = vectors(method, variables, normalize(batch["image"], mean, std), names)
+    return jax.lax.with_sharding_constraint({**found, **rest}, replicated(mesh))
 
 
 def _even(mesh: Mesh, batch: dict[str, np.ndarray]) -> Iterable[tuple[str, np.ndarray]]:
@@ -102,8 +118,8 @@ def _fetch(found: dict[str, jax.Array]) -> dict[str, np.ndarray]:
 
 def check_finite(found: FeatureSet, encoder: str) -> None:
     """Raises CheckpointError that counts the images with NaN or infinite features and names the first record."""
-    for name, vectors in found.features.items():
-        bad = ~np.isfinite(vectors).all(axis=1)
+    for name, features in found.features.items():
+        bad = ~np.isfinite(features).all(axis=1)
         if bad.any():
             raise CheckpointError(
                 f"the {encoder} encoder gives NaN or infinite '{name}' features for {bad.sum()} of {len(bad)} images "

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from mim_jax.errors import CheckpointError
-from mim_jax.evaluation.encoders import of_method
+from mim_jax.evaluation.encoders import Encoder
 from mim_jax.evaluation.knn import KNN
 from mim_jax.evaluation.labels import LabelError
 from mim_jax.evaluation.protocol import Task
@@ -28,7 +28,7 @@ class OnlineKNN:
         self._protocol = KNN.from_config(config.evaluation)
         self._say = say
         self._task = Task(
-            of_method("trained", method, Variables(params={})),
+            Encoder("trained", Variables(params={}), method),
             config.data,
             (self._protocol.feature,),
             batch_size=config.evaluation.knn.batch_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,12 @@ from typing import Any
 import jax
 
 from mim_jax import config as configs
-from mim_jax.errors import ConfigError
-from mim_jax.evaluation import encoders, results, table
+from mim_jax.errors import ConfigError, nearest
+from mim_jax.evaluation import results, table
+from mim_jax.evaluation.encoders import Encoder, raw_pixels
 from mim_jax.evaluation.knn import KNN
 from mim_jax.evaluation.linear import Linear
 from mim_jax.evaluation.protocol import Numbers, Protocol, Task
-from mim_jax.methods.base import nearest
 from mim_jax.training.resolve import git_revision, versions
 from mim_jax.training.runs import Run, load_run
 
@@ -91,12 +92,12 @@ def _changed(config: Any, changes: Sequence[str]) -> Any:
     return configs.override(config, changes)
 
 
-def _encoders(run: Run, baselines: bool) -> Iterator[encoders.Encoder]:
+def _encoders(run: Run, baselines: bool) -> Iterator[Encoder]:
     """One after the other, so that the features of only one are held."""
-    yield encoders.of_method("pretrained", run.method, run.variables)
+    yield Encoder("pretrained", run.variables, run.method)
     if baselines:
-        yield encoders.of_method("untrained", run.method, run.fresh())
-        yield encoders.of_pixels()
+        yield Encoder("untrained", run.fresh(), run.method)
+        yield raw_pixels()
 
 
 def _say_once() -> Callable[[str], None]:
@@ -120,7 +121,7 @@ def _entry(
     command = ["mim-jax", "eval", str(run.workdir), f"--{protocol.name}", "--step", str(run.step)]
     command += [] if others else ["--no-baselines"]
     command += [f"--config.{change.removeprefix('--').removeprefix('config.')}" for change in changes]
-    return {
+    entry = {
         "protocol": protocol.name,
         "feature": protocol.feature,
         "metrics": judged.metrics,
@@ -132,8 +133,8 @@ def _entry(
             "source": data.source,
             "eval_source": data.eval_source or f"a fixed tenth of {data.source}, the rest to learn from",
             "split": "eval",
-            "size": list(data.views.image.size),
-            **{key: _plain(data[key]) for key in ("channels", "mean", "std", "eval_resize")},
+            "size": next(iter(data.views.values())).size,
+            **{key: data[key] for key in ("channels", "mean", "std", "eval_resize")},
         },
         "checkpoint": {"run": str(Path(run.workdir).resolve()), "step": run.step, "hash": run.checkpoint_hash},
         "seed": config.seed,
@@ -143,7 +144,4 @@ def _entry(
         "command": shlex.join(command),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return json.loads(json.dumps(entry))  # as it will be read back: tuples become lists

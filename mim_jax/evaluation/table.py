@@ -34,10 +34,7 @@ def show(entries: Sequence[Mapping[str, Any]], console: Console | None = None) -
     """Prints results of one evaluation, which share their baselines, as one table."""
     first = entries[0]
     counts = first["counts"]
-    table = Table(
-        title=f"step {first['checkpoint']['step']}: top-k accuracy in %, "
-        f"{counts['eval']} held-out images of {counts['classes']} classes, {counts['train']} to learn from"
-    )
+    table = Table()
     for heading in ("protocol", "feature", "metric"):
         table.add_column(heading)
     for heading in ("pretrained", *(TITLES.get(name, name) for name in first["baselines"])):
@@ -46,4 +43,11 @@ def show(entries: Sequence[Mapping[str, Any]], console: Console | None = None) -
         for row in rows(entry):
             table.add_row(entry["protocol"], entry["feature"], *row)
         table.add_section()
-    (console or Console()).print(table)
+    console = console or Console()
+    console.print(
+        f"Checkpoint at step {first['checkpoint']['step']}: accuracy in % on {counts['eval']} held-out images of "
+        f"{counts['classes']} classes, {counts['train']} to learn from",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(table)

@@ -99,7 +99,7 @@ def load_case(folder: Path) -> Case:
     return Case(
         folder=folder,
         method=str(content["method"]),
-        kind=str(config.get("kind", content.get("case", folder.name))),
+        kind=str(settings.get("kind", content.get("case", folder.name))),
         config=settings,
         inputs=Reading(read_npz(folder / "inputs.npz"), str(folder / "inputs.npz")),
         outputs=read_npz(folder / "outputs.npz"),

@@ -32,6 +32,11 @@ def print_rows(console: Console, title: str, rows: Sequence[Row], footnotes: Seq
         console.print(Text(f"  {note}", style="dim"))
 
 
+def print_refusal(console: Console, error: Exception) -> None:
+    """Why a case was not run, in one line however long."""
+    console.print(Text(str(error), style="red"), soft_wrap=True)
+
+
 def number(error: float | None) -> str:
     return "" if error is None else f"{error:.1e}"
 

@@ -15,7 +15,7 @@ from mim_jax.interop.case import load_case, read_json
 from mim_jax.interop.compare import Row, compare
 from mim_jax.interop.references import eval_transform, schedule
 from mim_jax.interop.system import System, run_case, system, systems
-from mim_jax.interop.table import print_rows, print_summary
+from mim_jax.interop.table import print_refusal, print_rows, print_summary
 
 REFERENCES = ((schedule.is_fractional_epochs, schedule.rows),)
 
@@ -53,13 +53,15 @@ def verify_paths(paths: Sequence[str | Path], *, details: bool | None = None, co
         try:
             found += discover(path)
         except VerifyError as error:
-            results.append((str(path), False, str(error)))
+            results.append((str(path), False, "not found"))
+            print_refusal(console, error)
     details = len(found) == 1 if details is None else details
     for path in found:
         try:
             report = verify(path)
         except MimError as error:
-            results.append((_short(path), False, str(error)))
+            results.append((_short(path), False, "not run"))
+            print_refusal(console, error)
             continue
         print_rows(console, report.title, report.rows, report.footnotes, details)
         failed = [row.name for row in report.rows if not row.ok]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -11,15 +13,15 @@ from jaxtyping import Array, Bool, Float, Int
 class Mask(struct.PyTreeNode):
     """Hidden patches of a batch; every array leads with the batch axis.
 
-    hidden: True where a patch is hidden, raster order.
-    visible, masked: patch numbers in the order in which the model sees them (stated by the sampler), present only
-        where the count is the same for every image and known before compilation.
+    hidden: Bool[B, N], True where a patch is hidden, raster order.
+    visible, masked: Int[B, V] and Int[B, M], patch numbers in the order in which the model sees them (stated by the
+        sampler), present only where the count is the same for every image and known before compilation.
     grid: (h, w), static; N = h * w.
     """
 
-    hidden: Bool[Array, "B N"]
-    visible: Int[Array, "B V"] | None = None
-    masked: Int[Array, "B M"] | None = None
+    hidden: Any
+    visible: Any = None
+    masked: Any = None
     grid: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
 
 

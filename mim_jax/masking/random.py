@@ -41,7 +41,9 @@ def grid_mask(batch: int, grid: tuple[int, int], stride: int = 2) -> Mask:
         ConfigError: the stride does not divide the grid.
     """
     if grid[0] % stride or grid[1] % stride:
-        raise ConfigError(f"method.masking 'grid' keeps one patch per {stride} x {stride} cell, which the grid {grid} does not hold")
+        raise ConfigError(
+            f"method.masking 'grid' keeps one patch per {stride} x {stride} cell, which the grid {grid} does not hold"
+        )
     rows, columns = jnp.arange(grid[0])[:, None], jnp.arange(grid[1])[None]
     hidden = ((rows % stride != 0) | (columns % stride != 0)).reshape(1, -1)
     hidden_count = hidden.shape[1] - (grid[0] // stride) * (grid[1] // stride)

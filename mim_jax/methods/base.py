@@ -2,23 +2,24 @@
 
 A method is a frozen dataclass. It computes and remembers nothing: everything that moves is in `params` (trained),
 `extra` (moved by the method: EMA copies, centres, queues, codebooks) and `frozen` (never changed: teachers,
-tokenizers, bases). A subclass writes `init`, `draw`, `forward`, `encode`, `show`, `param_groups` and `flops`, and
-`update` where it keeps extra state.
+tokenizers, bases). A subclass writes what is abstract here, and `update` where it keeps extra state.
+
+The fields of pytrees carry no checked annotations, because transformations fill them with shapes, shardings and the
+like; their docstrings give shapes instead.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from mim_jax.errors import ConfigError
+from mim_jax.errors import ConfigError, nearest
 
 Batch = dict[str, Any]
 Tree = Any
@@ -35,9 +36,9 @@ class Variables(struct.PyTreeNode):
 class Progress(struct.PyTreeNode):
     """Where the run stands; the only clock that schedules may read."""
 
-    step: Int[Array, ""]
-    total_steps: Int[Array, ""]
-    epoch: Float[Array, ""]
+    step: Any  # int32
+    total_steps: Any  # int32
+    epoch: Any  # float32, fractional
 
     @classmethod
     def at(cls, step, total_steps: int, steps_per_epoch: int) -> Progress:
@@ -55,9 +56,9 @@ class Output(struct.PyTreeNode):
         `loss_per_patch`, ...); the loop drops it inside the compiled step, so it costs nothing there.
     """
 
-    terms: dict[str, Float[Array, ""]] = struct.field(default_factory=dict)
-    metrics: dict[str, Float[Array, ""]] = struct.field(default_factory=dict)
-    weight: Float[Array, ""] | float = 1.0
+    terms: dict[str, Any] = struct.field(default_factory=dict)
+    metrics: dict[str, Any] = struct.field(default_factory=dict)
+    weight: Any = 1.0
     carry: Tree = None
     trace: dict[str, Any] = struct.field(default_factory=dict)
 
@@ -70,10 +71,10 @@ class Features(struct.PyTreeNode):
     grid: (h, w), static.
     """
 
-    cls: Float[Array, "B D"] | None
-    patches: Float[Array, "B N D"]
-    pooled: Float[Array, "B D"]
-    layers: tuple[Float[Array, "B T D"], ...] = ()
+    cls: Any
+    patches: Any
+    pooled: Any
+    layers: tuple[Any, ...] = ()
     grid: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
 
 
@@ -85,8 +86,8 @@ class Pictures(struct.PyTreeNode):
     true_patch_statistics: whether the true mean and variance of each patch were used to undo a normalised target.
     """
 
-    panels: dict[str, Float[Array, "B H W C"]]
-    maps: dict[str, Float[Array, "B H W"]] = struct.field(default_factory=dict)
+    panels: dict[str, Any]
+    maps: dict[str, Any] = struct.field(default_factory=dict)
     true_patch_statistics: bool = struct.field(pytree_node=False, default=False)
 
 
@@ -109,7 +110,7 @@ class ParamGroups:
 
 
 def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
-    """Groups of a vision transformer (BEiT and MAE): embeddings are layer 0, block i is layer i + 1, the rest is last."""
+    """Groups of a vision transformer (BEiT, MAE): embeddings are layer 0, block i is layer i + 1, the rest last."""
     layers = ((rf"{encoder}/(?:cls_token|mask_token|pos_embed|patch_embed)", 0), (rf"{encoder}/blocks_(\d+)/", 1))
     return ParamGroups(depth=depth, layers=layers)
 
@@ -141,7 +142,9 @@ class Method(abc.ABC):
         """Fresh variables; `batch` fixes the shapes (and, where a method says so, data-dependent starts)."""
 
     @abc.abstractmethod
-    def draw(self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress) -> Tree:
+    def draw(
+        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress | None
+    ) -> Tree:
         """All random choices for one batch, as a pytree whose leaves lead with the batch axis.
 
         Drawn for the global batch, so that device count and accumulation do not change what is hidden.
@@ -149,12 +152,12 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, draws: Tree, progress: Progress
+        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, draws: Tree, progress: Progress | None
     ) -> tuple[Float[Array, ""], Output]:
         """The loss for given draws. Deterministic."""
 
     def loss(
-        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress
+        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress | None
     ) -> tuple[Float[Array, ""], Output]:
         """Draws, then computes the loss."""
         draws = self.draw(params, extra, frozen, batch, key, progress)
@@ -182,13 +185,6 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def flops(self) -> float:
         """Training FLOPs per image (forward and backward; a multiply-add counts two)."""
-
-
-def nearest(word: str, choices) -> str:
-    """`; did you mean 'x'?` for the closest of `choices`, or the list of them when none is close."""
-    choices = [str(c) for c in choices]
-    close = difflib.get_close_matches(str(word), choices, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(sorted(choices))}"
 
 
 def section(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:

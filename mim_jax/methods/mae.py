@@ -19,13 +19,14 @@ from mim_jax.masking.block import block_mask
 from mim_jax.masking.mask import Mask
 from mim_jax.masking.random import grid_mask, random_mask, visible_count
 from mim_jax.methods.base import Features, Method, Output, ParamGroups, Pictures, Variables, section, vit_groups
+from mim_jax.methods.pictures import patch_pictures
 from mim_jax.models.mae_decoder import MaeDecoder, mae_decoder_flops
 from mim_jax.models.vit import Vit, VitConfig, check_heads, vit_flops
-from mim_jax.nn.patches import patchify, unpatchify
-from mim_jax.targets import pca, pixels
+from mim_jax.nn.patches import patchify
+from mim_jax.targets.patch_values import TARGETS, patch_pixels, patch_target
+from mim_jax.targets.pca import fit_patch_basis
 
 MASKINGS = ("random", "block", "grid")
-TARGETS = ("norm_pix", "pixel", "pca")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,9 @@ class MAE(Method):
             if getattr(mae, key) not in valid:
                 raise ConfigError(f"method.{key} '{getattr(mae, key)}' is not one of {', '.join(valid)}")
         if mae.masking == "grid" and mae.mask_ratio != 0.75:
-            raise ConfigError(f"method.masking 'grid' hides 0.75 of the patches, not method.mask_ratio {mae.mask_ratio}")
+            raise ConfigError(
+                f"method.masking 'grid' hides 0.75 of the patches, not method.mask_ratio {mae.mask_ratio}"
+            )
         if mae.target == "pca" and not 0 < mae.pca_components <= vit.patch_values:
             raise ConfigError(f"method.pca_components {mae.pca_components} must be between 1 and {vit.patch_values}")
         return mae
@@ -69,6 +72,12 @@ class MAE(Method):
         """Values predicted per patch."""
         return self.pca_components if self.target == "pca" else self.model.patch_values
 
+    @property
+    def seen(self) -> int:
+        """Patches that the encoder processes."""
+        tokens = self.model.tokens
+        return tokens if self.encoder_mask_tokens else visible_count(tokens, self.mask_ratio)
+
     def modules(self) -> tuple[Vit, MaeDecoder]:
         stack = dataclasses.replace(
             self.model.stack, depth=self.decoder_depth, heads=self.decoder_heads, drop_path_rate=0.0
@@ -78,15 +87,14 @@ class MAE(Method):
     def init(self, key, batch) -> Variables:
         encoder, decoder = self.modules()
         images = batch["image"]
-        mask = self.mask(jax.random.key(0), 1)
-        latent = jnp.zeros((1, 1 + (self.model.tokens if self.encoder_mask_tokens else mask.visible.shape[1]), self.model.width))
+        mask, latent = self.mask(jax.random.key(0), 1), jnp.zeros((1, 1 + self.seen, self.model.width))
         encoder_key, decoder_key = jax.random.split(key)
         params = {
             "encoder": encoder.init(encoder_key, images[:1])["params"],
             "decoder": decoder.init(decoder_key, latent, mask)["params"],
         }
         patches = patchify(images, self.model.patch_size)
-        frozen = {"basis": pca.fit_patch_basis(patches, self.pca_components)} if self.target == "pca" else {}
+        frozen = {"basis": fit_patch_basis(patches, self.pca_components)} if self.target == "pca" else {}
         return Variables(params=params, frozen=frozen)
 
     def mask(self, key, batch: int) -> Mask:
@@ -109,53 +117,30 @@ class MAE(Method):
         shown = {"hidden": mask.hidden} if self.encoder_mask_tokens else {"visible": mask.visible}
         latent, _ = encoder.apply({"params": params["encoder"]}, batch["image"], noise=draws["drop_path"], **shown)
         prediction = decoder.apply({"params": params["decoder"]}, latent, mask)
-        target = self.target_of(patchify(batch["image"], self.model.patch_size), frozen)
+        target = patch_target(self.target, patchify(batch["image"], self.model.patch_size), frozen.get("basis"))
         per_patch = squared_error(prediction, target)
         loss, weight = masked_mean(per_patch, mask.hidden)
         trace = dict(mask=mask, latent=latent, pred=prediction, target=target, loss_per_patch=per_patch)
         return loss, Output(terms={"reconstruction": loss}, weight=weight, trace=trace)
-
-    def target_of(self, patches, frozen):
-        if self.target == "pca":
-            return pca.project(patches, frozen["basis"])
-        return pixels.standardize(patches) if self.target == "norm_pix" else patches
 
     def encode(self, params, images, *, extra=None, layers=False) -> Features:
         encoder, _ = self.modules()
         tokens, outputs = encoder.apply({"params": params["encoder"]}, images, layers=layers)
         grid = (images.shape[1] // self.model.patch_size[0], images.shape[2] // self.model.patch_size[1])
         tokens = tokens.astype(jnp.float32)
-        return Features(tokens[:, 0], tokens[:, 1:], tokens[:, 1:].mean(1), outputs, grid)
+        return Features(tokens[:, 0], tokens[:, 1:], tokens[:, 1:].mean(1), tuple(outputs), grid)
 
     def show(self, params, extra, frozen, batch, key) -> Pictures:
-        draws = self.draw(params, extra, frozen, batch, key, None)
-        _, output = self.forward(params, extra, frozen, batch, draws, None)
-        patches, prediction = patchify(batch["image"], self.model.patch_size), output.trace["pred"]
-        hidden = draws["mask"].hidden[:, :, None]
-        if self.target == "norm_pix":
-            prediction = pixels.unstandardize(prediction, patches)
-        elif self.target == "pca":
-            prediction = pca.unproject(prediction, frozen["basis"])
-
-        def image(values):
-            return unpatchify(values, self.model.patch_size, self.model.grid)
-
-        panels = {
-            "input": batch["image"],
-            "masked": image(jnp.where(hidden, 0.0, patches)),
-            "prediction": image(prediction),
-            "pasted": image(jnp.where(hidden, prediction, patches)),
-        }
-        error = jnp.abs(image(jnp.where(hidden, prediction - patches, 0.0))).mean(-1)
-        return Pictures(panels, {"error": error}, true_patch_statistics=self.target == "norm_pix")
+        images, size = batch["image"], self.model.patch_size
+        _, output = self.loss(params, extra, frozen, batch, key, None)
+        prediction = patch_pixels(self.target, output.trace["pred"], patchify(images, size), frozen.get("basis"))
+        return patch_pictures(images, prediction, output.trace["mask"].hidden, size, self.target == "norm_pix")
 
     def param_groups(self) -> ParamGroups:
         return vit_groups(self.model.depth)
 
     def flops(self) -> float:
-        visible = self.model.tokens if self.encoder_mask_tokens else visible_count(self.model.tokens, self.mask_ratio)
         _, decoder = self.modules()
-        forward = vit_flops(self.model, visible) + mae_decoder_flops(
-            visible, self.model.tokens, self.model.width, self.decoder_width, decoder.stack, self.outputs
-        )
-        return 3 * forward
+        encoder = vit_flops(self.model, self.seen)
+        sizes = (self.seen, self.model.tokens, self.model.width, self.decoder_width)
+        return 3 * (encoder + mae_decoder_flops(*sizes, decoder.stack, self.outputs))

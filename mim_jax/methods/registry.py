@@ -6,8 +6,8 @@ import importlib
 
 from ml_collections import ConfigDict
 
-from mim_jax.errors import ConfigError
-from mim_jax.methods.base import Method, nearest
+from mim_jax.errors import ConfigError, nearest
+from mim_jax.methods.base import Method
 
 METHODS = {
     "mae": "mim_jax.methods.mae:MAE",

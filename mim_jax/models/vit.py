@@ -39,7 +39,7 @@ def variant(name: str, image_size: tuple[int, int] = (224, 224), channels: int =
     if size not in SIZES or not patch.isdigit():
         raise ConfigError(f"model variant '{name}' is not one of {', '.join(SIZES)} followed by /patch, such as B/16")
     width, depth, heads = SIZES[size]
-    settings = VitConfig(tuple(image_size), channels, (int(patch), int(patch)), width, depth, heads)
+    settings = VitConfig((image_size[0], image_size[1]), channels, (int(patch), int(patch)), width, depth, heads)
     return {k: v for k, v in dataclasses.asdict(settings).items() if k != "precision"}
 
 
@@ -111,7 +111,11 @@ class VitConfig:
         check_heads(self.width, self.heads, "model")
         if self.positions == "sincos" and self.width % 4:
             raise ConfigError(f"model.width {self.width} must be a multiple of 4; try {(self.width // 4 + 1) * 4}")
-        for key, valid in (("positions", ("sincos", "learned")), ("remat", tuple(REMAT_POLICIES)), ("precision", tuple(DTYPES))):
+        for key, valid in (
+            ("positions", ("sincos", "learned")),
+            ("remat", tuple(REMAT_POLICIES)),
+            ("precision", tuple(DTYPES)),
+        ):
             if getattr(self, key) not in valid:
                 raise ConfigError(f"model.{key} '{getattr(self, key)}' is not one of {', '.join(valid)}")
         if min(self.depth, self.channels, self.width) < 1 or min(self.mlp_ratio, self.layer_norm_eps) <= 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import einops
 import flax.linen as nn
 import jax
@@ -37,8 +39,8 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], bias: Float[Array, "#B K T T"] | None = None) -> Float[Array, "B T D"]:
         width = x.shape[-1]
-        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        qkv = nn.Dense(3 * width, name="qkv", **dense)(x)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        qkv = dense(3 * width, name="qkv")(x)
         q, k, v = einops.rearrange(qkv, "b t (three k d) -> three b k t d", three=3, k=self.heads)
         out = einops.rearrange(attend(q, k, v, bias), "b k t d -> b t (k d)")
-        return nn.Dense(width, name="proj", **dense)(out)
+        return dense(width, name="proj")(out)

@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def drop_path(x: Float[Array, "B *S"], noise: Float[Array, "B"] | None, rate: float | Float[Array, ""]) -> Float[Array, "B *S"]:
+def drop_path(
+    x: Float[Array, "B *S"], noise: Float[Array, "B"] | None, rate: float | Float[Array, ""]
+) -> Float[Array, "B *S"]:
     """Zeroes a residual branch for the images whose uniform `noise` is below `rate`, and divides the rest by 1 - rate.
 
     The noise is drawn once for the global batch, so micro-batches and device counts do not change who is dropped.

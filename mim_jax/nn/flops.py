@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 
-def dense(tokens: float, width_in: int, width_out: int) -> float:
+def dense(tokens: int | float, width_in: int, width_out: int) -> float:
     """A linear layer with bias on `tokens` tokens."""
     return tokens * width_out * (2 * width_in + 1)
 
 
-def block(tokens: float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
+def block(tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
     """A pre-norm transformer block."""
     hidden = int(width * mlp_ratio)
     linear = dense(tokens, width, 3 * width) + dense(tokens, width, width)
@@ -17,6 +17,6 @@ def block(tokens: float, width: int, heads: int, mlp_ratio: float = 4.0) -> floa
     return linear + attention + 16 * tokens * width + 8 * tokens * hidden
 
 
-def blocks(depth: int, tokens: float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
+def blocks(depth: int, tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
     """`depth` equal blocks."""
     return depth * block(tokens, width, heads, mlp_ratio)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,6 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        hidden = nn.Dense(self.hidden, name="fc1", **dense)(x)
-        return nn.Dense(x.shape[-1], name="fc2", **dense)(jax.nn.gelu(hidden, approximate=False))
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        hidden = dense(self.hidden, name="fc1")(x)
+        return dense(x.shape[-1], name="fc2")(jax.nn.gelu(hidden, approximate=False))

@@ -31,9 +31,7 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int], where: 
 
 def patchify(images: Float[Array, "B H W C"], patch_size: tuple[int, int]) -> Float[Array, "B N P"]:
     """Patches in raster order; the values of a patch run over (row, column, channel), channel fastest."""
-    return einops.rearrange(
-        images, "b (h p) (w q) c -> b (h w) (p q c)", p=patch_size[0], q=patch_size[1]
-    )
+    return einops.rearrange(images, "b (h p) (w q) c -> b (h w) (p q c)", p=patch_size[0], q=patch_size[1])
 
 
 def unpatchify(

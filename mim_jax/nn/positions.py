@@ -20,14 +20,18 @@ def sincos_2d(grid: tuple[int, int], width: int, prefix: int = 1) -> Float[np.nd
         ConfigError: the width is not a multiple of 4.
     """
     if width % 4:
-        raise ConfigError(f"width {width} must be a multiple of 4 for a sin-cos position table; try {width // 4 * 4 + 4}")
+        raise ConfigError(
+            f"width {width} must be a multiple of 4 for a sin-cos position table; try {width // 4 * 4 + 4}"
+        )
     frequencies = 10000.0 ** (-np.arange(width // 4, dtype=np.float64) / (width // 4))
 
     def embed(positions: np.ndarray) -> np.ndarray:
         angles = positions[:, None] * frequencies
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
-    rows, columns = np.meshgrid(np.arange(grid[0], dtype=np.float64), np.arange(grid[1], dtype=np.float64), indexing="ij")
+    rows, columns = np.meshgrid(
+        np.arange(grid[0], dtype=np.float64), np.arange(grid[1], dtype=np.float64), indexing="ij"
+    )
     table = np.concatenate([embed(columns.ravel()), embed(rows.ravel())], axis=1)
     return np.concatenate([np.zeros((prefix, width)), table]).astype(np.float32)
 

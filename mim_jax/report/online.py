@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from mim_jax.data import eval_batches
 from mim_jax.methods.base import Method, Pictures, Variables
@@ -18,27 +21,36 @@ from mim_jax.report.pictures import draw, save
 COUNT = 8  # images
 
 
-def fixed_images(data: Any, count: int) -> np.ndarray:
+def fixed_images(data: Any, count: int) -> Shaped[np.ndarray, "B H W C"]:
     """The first `count` images of the evaluation split, as stored: every process reads the same."""
     batch = next(iter(eval_batches(data, split="eval", batch_size=count, limit=count)))
     return np.asarray(batch["image"])[np.asarray(batch["valid"])]
 
 
-class Painter:
-    """`method.show`, compiled once."""
+@functools.partial(jax.jit, static_argnames=("method", "mean", "std"))
+def _show(
+    variables: Variables,
+    images: Shaped[Array, "B H W C"],
+    key: PRNGKeyArray,
+    *,
+    method: Method,
+    mean: tuple,
+    std: tuple,
+) -> Pictures:
+    batch = {"image": normalize(images, mean, std)}
+    pictures = method.show(variables.params, variables.extra, variables.frozen, batch, key)
+    # jit hands plain dictionaries back sorted by key; the method's own order is the one to be seen.
+    return pictures.replace(panels=OrderedDict(pictures.panels), maps=OrderedDict(pictures.maps))
 
-    def __init__(self, method: Method, data: Any):
-        def show(variables: Variables, images, key) -> Pictures:
-            batch = {"image": normalize(images, tuple(data.mean), tuple(data.std))}
-            return method.show(variables.params, variables.extra, variables.frozen, batch, key)
 
-        self._show = jax.jit(show)
-
-    def __call__(self, variables: Variables, images: np.ndarray, seed: int) -> Pictures:
-        """Pictures of stored images (B, H, W, C); `seed` decides what is hidden."""
-        pictures = self._show(variables, images, jax.random.key(seed))
-        # With several processes an array may lie on devices of others.
-        return multihost_utils.process_allgather(pictures, tiled=True) if jax.process_count() > 1 else pictures
+def predict(
+    method: Method, variables: Variables, data: Any, images: Shaped[np.ndarray, "B H W C"], seed: int
+) -> Pictures:
+    """`method.show` of stored images (B, H, W, C); `seed` decides what is hidden."""
+    settings = {"method": method, "mean": tuple(data.mean), "std": tuple(data.std)}
+    pictures = _show(variables, images, jax.random.key(seed), **settings)
+    # With several processes an array may lie on devices of others.
+    return multihost_utils.process_allgather(pictures, tiled=True) if jax.process_count() > 1 else pictures
 
 
 class Reconstructions:
@@ -49,16 +61,15 @@ class Reconstructions:
     def __init__(self, config: Any, method: Method, workdir: str | os.PathLike[str], writers: Any, every_steps: int):
         """`writers`: its write_image(step, name, image) gets the picture too; None: the file is all."""
         self.every_steps = every_steps
-        self._data, self._seed = config.data, config.seed
+        self._method, self._data, self._seed = method, config.data, config.seed
         self._folder, self._writers = Path(workdir) / "pictures", writers
-        self._paint = Painter(method, config.data)
         self._images: np.ndarray | None = None
 
     def __call__(self, variables: Variables, step: int) -> dict[str, float]:
         """Draws; there is nothing to measure, so no numbers come back."""
         if self._images is None:
             self._images = fixed_images(self._data, COUNT)
-        pictures = self._paint(variables, self._images, self._seed)
+        pictures = predict(self._method, variables, self._data, self._images, self._seed)
         if jax.process_index() == 0:
             image = draw(pictures, self._data.mean, self._data.std, f"step {step}")
             save(image, self._folder / f"step_{step:08d}.png")

@@ -14,7 +14,7 @@ from mim_jax import config as configs
 from mim_jax.data.decode import decode
 from mim_jax.data.settings import Settings
 from mim_jax.errors import ConfigError, DataError
-from mim_jax.report.online import Painter, fixed_images
+from mim_jax.report.online import fixed_images, predict
 from mim_jax.report.pictures import draw, save, statistics_note
 from mim_jax.training.runs import load_run
 
@@ -48,7 +48,7 @@ def show_run(
     if source:
         data = configs.override(run.config, [f"data.eval_source={source}"]).data
     stored = from_files(images, data) if images else fixed_images(data, count)
-    pictures = Painter(run.method, data)(run.variables, stored, seed)
+    pictures = predict(run.method, run.variables, data, stored, seed)
     path = save(
         draw(pictures, data.mean, data.std, f"{run.config.method.get('name', '')} at step {run.step}"),
         out or Path(run_dir) / "pictures" / f"show_{run.step:08d}.png",

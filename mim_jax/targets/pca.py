@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
 
 class PatchBasis(struct.PyTreeNode):
-    """Mean and leading principal directions of patch values."""
+    """Mean (P) and leading principal directions (P, R) of patch values."""
 
-    mean: Float[Array, "P"]
-    components: Float[Array, "P R"]
+    mean: Any
+    components: Any
 
 
 def fit_patch_basis(patches: Float[Array, "B N P"], components: int) -> PatchBasis:
-    """The `components` directions of largest variance over all patches of the batch; signs fixed by the largest entry."""
+    """The `components` directions of largest variance over all patches; signs fixed by the largest entry."""
     rows = patches.reshape(-1, patches.shape[-1])
     mean = rows.mean(0)
     covariance = (rows - mean).T @ (rows - mean) / rows.shape[0]

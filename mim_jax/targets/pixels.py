@@ -20,6 +20,6 @@ def standardize(patches: Float[Array, "B N P"]) -> Float[Array, "B N P"]:
 
 
 def unstandardize(values: Float[Array, "B N P"], patches: Float[Array, "B N P"]) -> Float[Array, "B N P"]:
-    """Undoes `standardize` with the true statistics of `patches`, which a model never sees: say so where it is shown."""
+    """Undoes `standardize` with the true statistics of `patches`: no model sees them, so say so where it is shown."""
     mean, variance = patch_statistics(patches)
     return values * jnp.sqrt(variance + EPSILON) + mean

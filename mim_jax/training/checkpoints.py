@@ -25,11 +25,14 @@ from mim_jax.training.checkpoint_items import (
     compare,
     data_from_json,
     data_to_json,
+    params_hash,
     placed,
     state_items,
     with_items,
 )
 from mim_jax.training.signals import SaveClock
+
+__all__ = ["Checkpoints", "params_hash", "quiet"]
 
 Tree = Any
 Which = int | Literal["best"] | None

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -64,11 +63,11 @@ class Session:
     config: ConfigDict
     workdir: Path
     method: Method
-    optimizer: optax.GradientTransformationExtraArgs
     mesh: Mesh
     plan: Plan
     settings: StepSettings
     key: jax.Array
+    peak: float  # FLOP/s of all devices together
     writers: Writers
     checkpoints: Checkpoints
 
@@ -117,6 +116,8 @@ def train(
     # ---- What it comes to, printed and kept before the first step ----------------------------------------------
     resolved = facts(config, method, run, mesh, params, data.records)
     resolved["memory of the compiled step"] = flops.compiled_memory(compiled)
+    peak, source = flops.total_peak(list(mesh.devices.flat), config.training.precision)
+    resolved["peak FLOP/s"] = {source: peak}  # what an MFU of 100 % would be
     if jax.process_index() == 0:
         print_facts(resolved)
         configs.save(config, workdir / "config.json")
@@ -124,7 +125,9 @@ def train(
 
     # ---- State: restored if the run has begun, otherwise initialised where it will live --------------------------
     saved = config.training.checkpoint
-    checkpoints = Checkpoints(workdir, keep=saved.keep, keep_best=saved.keep_best, metric=saved.metric)
+    checkpoints = Checkpoints(
+        workdir, keep=saved.keep, keep_best=saved.keep_best, metric=saved.metric, meta={"seed": config.seed}
+    )
     if checkpoints.latest_step() is None:
         init = jax.jit(lambda k, b: start(k, prepare(b, settings)), out_shardings=shardings)
         state, frozen = init(key, batch)
@@ -134,9 +137,13 @@ def train(
         frozen = checkpoints.restore_frozen(frozen_shapes)
         say(f"continuing {workdir} at step {int(state.step)} of {run.total_steps}")
     writers = Writers(
-        workdir, tensorboard=config.training.tensorboard, wandb=config.training.wandb, resumed_step=int(state.step)
+        workdir,
+        tensorboard=config.training.tensorboard,
+        wandb=config.training.wandb,
+        resumed_step=int(state.step),
+        config=config.to_dict(),
     )
-    session = Session(config, workdir, method, optimizer, mesh, run, settings, train_key, writers, checkpoints)
+    session = Session(config, workdir, method, mesh, run, settings, train_key, peak, writers, checkpoints)
     try:
         return run_steps(session, compiled, state, frozen, data, evaluators(run, mesh, writers))
     finally:
@@ -149,7 +156,6 @@ def run_steps(
 ) -> TrainState:
     """Steps, logs, evaluates and saves from `state` on."""
     config, run, checkpoints = session.config, session.plan, session.checkpoints
-    peak, _ = flops.total_peak(list(session.mesh.devices.flat), config.training.precision)
     needed = session.method.flops()
     step = int(state.step)
     line = ProgressLine(run.total_steps, run.steps_per_epoch, config.training.batch_size, step=step)
@@ -181,7 +187,7 @@ def run_steps(
             # ---- Log, evaluate, save -----------------------------------------------------------------------------
             if logging:
                 values = {name: float(value) for name, value in scalars.items() if name not in ("hold", "step")}
-                values |= line.rates(step, method_flops=needed, peak=peak)
+                values |= line.rates(step, method_flops=needed, peak=session.peak)
                 values |= {"data_wait": feed.waiting_share(), "epoch": step / run.steps_per_epoch}
                 values["skipped"] = int(state.skipped)
                 session.writers.write(step, values)

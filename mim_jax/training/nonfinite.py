@@ -46,7 +46,9 @@ def write_bundle(
         (writing / "settings.json").write_text(json.dumps(_plain(settings)))
         np.savez(writing / "batch.npz", **batch)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((writing / "variables").absolute(), {k: v for k, v in variables.items() if jax.tree.leaves(v)})
+        checkpointer.save(
+            (writing / "variables").absolute(), {k: v for k, v in variables.items() if jax.tree.leaves(v)}
+        )
     if jax.process_index() == 0:
         os.replace(writing, folder)
     return folder
@@ -71,8 +73,8 @@ def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tr
             seen.look(f"{kind}/{name}", leaf)
     progress = Progress.at(step, settings.total_steps, settings.steps_per_epoch)
     args = (variables.get("extra", {}), variables.get("frozen", {}), prepared)
-    key = jax.random.fold_in(run_key(config.seed, "train"), step)
-    draws = method.draw(variables["params"], *args, key, progress)
+    step_key = jax.random.fold_in(run_key(config.seed, "train"), step)
+    draws = method.draw(variables["params"], *args, step_key, progress)
     with nn.intercept_methods(seen.intercept):
         loss, _ = method.forward(variables["params"], *args, draws, progress)
     seen.look("loss", loss)
@@ -125,11 +127,14 @@ def replay(bundle: str | Path) -> dict:
         with ocp.StandardCheckpointer() as checkpointer:
             variables = checkpointer.restore((folder / "variables").absolute())
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} is not a non-finite bundle ({error}); give a folder nonfinite/step_*") from error
+        raise CheckpointError(
+            f"{folder} is not a non-finite bundle ({error}); give a folder nonfinite/step_*"
+        ) from error
     config = configs.load_json(folder / "config.json")
     report = diagnose(config, StepSettings(learning_rate=float, **_tuples(settings)), variables, batch, stored["step"])
     print(f"step {report['step']}, seed {report['seed']}, {len(report['records'])} records: loss {report['loss']}")
-    print(f"first non-finite array: {report['first non-finite array']} (when it happened: {stored['first non-finite array']})")
+    print(f"first non-finite array: {report['first non-finite array']}")
+    print(f"when it happened:       {stored['first non-finite array']}")
     print(f"{'parameter':<48} {'norm':>12} {'gradient norm':>14}")
     for name, norm in report["parameter norms"].items():
         print(f"{name:<48} {norm!s:>12.12} {report['gradient norms'][name]!s:>14.12}")
@@ -148,5 +153,3 @@ def _plain(settings: StepSettings) -> dict:
 
 def _tuples(values: dict) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-

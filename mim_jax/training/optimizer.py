@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mim_jax.errors import ConfigError
-from mim_jax.methods.base import ParamGroups, nearest
+from mim_jax.errors import ConfigError, nearest
+from mim_jax.methods.base import ParamGroups
 from mim_jax.training.groups import Group, group_table, path_name
 from mim_jax.training.lars import scale_by_lars
 

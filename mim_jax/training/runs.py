@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mim_jax.errors import CheckpointError
 from mim_jax.methods import registry
 from mim_jax.methods.base import Batch, Method, Variables
 from mim_jax.nn.images import normalize
-from mim_jax.training.checkpoints import Checkpoints, params_hash
+from mim_jax.training.checkpoints import Checkpoints, Which, params_hash
 from mim_jax.training.state import run_key
 
 
@@ -53,7 +54,7 @@ def example_batch(config: ConfigDict, size: int = 1) -> Batch:
     return {name: jnp.zeros((size, *view["size"], config.data.channels)) for name, view in views.items()}
 
 
-def load_run(workdir: str | Path, step: int | str | None = None) -> Run:
+def load_run(workdir: str | os.PathLike[str], step: Which = None) -> Run:
     """Opens a run at a step, at its 'best' checkpoint, or (None) at its last.
 
     Raises:
@@ -64,10 +65,8 @@ def load_run(workdir: str | Path, step: int | str | None = None) -> Run:
         raise CheckpointError(f"{workdir} is not a run: it has no config.json; give the --workdir of a `mim-jax train`")
     config = configs.load_json(workdir / "config.json")
     method = registry.build(config)
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True, metric=config.training.checkpoint.metric)
     try:
-        if step == "best":
-            step = checkpoints.best_step()
         shapes = jax.eval_shape(partial(method.init, run_key(config.seed, "init")), example_batch(config))
         weights = "ema" if config.optimizer.ema else "params"
         restored, step = checkpoints.restore_params({weights: shapes.params, "extra": shapes.extra}, step)
@@ -80,5 +79,9 @@ def load_run(workdir: str | Path, step: int | str | None = None) -> Run:
 
 def normalized(config: ConfigDict, batch: Batch) -> Batch:
     """A host batch with all its views normalised on the device, as methods receive them."""
-    views = {k: normalize(jnp.asarray(v), config.data.mean, config.data.std) for k, v in batch.items() if k in config.data.views}
+    views = {
+        k: normalize(jnp.asarray(v), config.data.mean, config.data.std)
+        for k, v in batch.items()
+        if k in config.data.views
+    }
     return {**batch, **views}

@@ -29,7 +29,9 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     shape = [int(sizes[axis]) for axis in AXES]
     fixed = int(np.prod([s for s in shape if s != -1]))
     if shape.count(-1) > 1 or min(s for s in (*shape, 1) if s != -1) < 1:
-        raise ConfigError(f"mesh {dict(zip(AXES, shape, strict=True))}: sizes must be positive, and at most one may be -1")
+        raise ConfigError(
+            f"mesh {dict(zip(AXES, shape, strict=True))}: sizes must be positive, and at most one may be -1"
+        )
     if len(devices) % fixed or (-1 not in shape and fixed != len(devices)):
         raise ConfigError(
             f"mesh {dict(zip(AXES, shape, strict=True))} does not fit {len(devices)} devices; "
@@ -85,7 +87,8 @@ def _rule_spec(name: str, pattern: str, axes: tuple[str, ...], shape: tuple[int,
             raise ConfigError(f"sharding rule '{pattern}' names mesh axis '{axis}'; the axes are {', '.join(AXES)}")
         if axis and size % mesh.shape[axis]:
             raise ConfigError(
-                f"sharding rule '{pattern}' splits {name} {shape} over {axis} = {mesh.shape[axis]}, which does not divide it"
+                f"sharding rule '{pattern}' splits {name} {shape} over {axis} = {mesh.shape[axis]}, which does not "
+                "divide it; choose another dimension or mesh"
             )
     return PartitionSpec(*(axis or None for axis in axes))
 

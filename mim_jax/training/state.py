@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from mim_jax.methods.base import Batch, Method, Variables
 from mim_jax.training.optimizer import ema_start
@@ -17,18 +17,19 @@ Tree = Any
 
 
 class TrainState(struct.PyTreeNode):
-    """step: batches done. ema: moving average of params, {} where the run keeps none. skipped: batches left out.
+    """step (int32): batches done. ema: moving average of params, {} where the run keeps none.
 
-    hold: a loss or gradient was not finite at batch `step`; nothing moves until the loop has seen it.
+    skipped (int32): batches left out.
+    hold (bool): a loss or gradient was not finite at batch `step`; nothing moves until the loop has seen it.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Tree
     opt_state: Tree
     extra: Tree
     ema: Tree
-    skipped: Int[Array, ""]
-    hold: Bool[Array, ""]
+    skipped: Any
+    hold: Any
 
     def weights(self) -> Tree:
         """The parameters to evaluate: the moving average where there is one."""

@@ -67,7 +67,7 @@ def train_step(
     extra = method.update(state.extra, params, output, progress)
     ema = ema_update(state.ema, params, settings.ema) if settings.ema else state.ema
 
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     moved = finite & ~state.hold
     new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, extra=extra, ema=ema)
@@ -113,6 +113,8 @@ def loss_and_grads(
     micros = jax.tree.map(split, (batch, draws))
     shapes = jax.eval_shape(weighted, jax.tree.map(lambda leaf: leaf[0], micros))
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (report, weight), _ = jax.lax.scan(lambda total, m: (jax.tree.map(jnp.add, total, weighted(m)), None), start, micros)
+    (report, weight), _ = jax.lax.scan(
+        lambda total, m: (jax.tree.map(jnp.add, total, weighted(m)), None), start, micros
+    )
     loss, output, grads = jax.tree.map(lambda leaf: leaf / weight, report)
     return loss, output.replace(weight=weight), grads

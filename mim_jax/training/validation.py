@@ -62,5 +62,6 @@ class ValidationLoss:
                 break
             images = global_batch({"image": batch["image"]}, self._mesh)
             loss, weight = self._loss(variables, images, jax.random.fold_in(key, number))
-            losses.append(float(loss)), weights.append(float(weight))
+            losses.append(float(loss))
+            weights.append(float(weight))
         return {"val_loss": float(np.average(losses, weights=weights))} if losses else {}

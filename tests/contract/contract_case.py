@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,30 @@ def images(size=(16, 16), channels=3, batch=8, seed=0):
     return jax.image.resize(coarse, fine.shape, "nearest") + 0.3 * fine
 
 
+@lru_cache
+def compiled(method, name, **static):
+    """A function of a method, compiled once for all tests: bound methods are new objects at every look."""
+    return jax.jit(partial(getattr(method, name), **static))
+
+
+@lru_cache
+def compiled_gradient(method):
+    return jax.jit(jax.grad(lambda *args: method.forward(*args)[0]))
+
+
 class Case:
     """A method with variables, a batch and draws; what is called often is compiled once."""
 
     def __init__(self, method, size=(16, 16), channels=3, batch=8):
         self.method = method
         self.batch = {"image": images(size, channels, batch), "index": jnp.arange(batch)}
-        self.variables = jax.jit(method.init)(jax.random.key(1), self.batch)
+        self.variables = compiled(method, "init")(jax.random.key(1), self.batch)
         self.progress = Progress.at(3, 100, 10)
         self.draws = self.draw(jax.random.key(2))
 
     def draw(self, key):
-        v, method = self.variables, self.method
-        return jax.jit(method.draw)(v.params, v.extra, v.frozen, self.batch, key, self.progress)
+        v = self.variables
+        return compiled(self.method, "draw")(v.params, v.extra, v.frozen, self.batch, key, self.progress)
 
     def _args(self, params, batch):
         v = self.variables
@@ -43,16 +54,15 @@ class Case:
 
     def forward(self, params=None, batch=None, method=None):
         """Loss and output, compiled."""
-        return jax.jit((method or self.method).forward)(*self._args(params, batch))
+        return compiled(method or self.method, "forward")(*self._args(params, batch))
 
     def loss(self, params=None, batch=None, method=None):
         return self.forward(params, batch, method)[0]
 
     def gradients(self, method=None):
         """{path: gradient of the loss}."""
-        _, *rest = self._args(None, None)
-        gradient = jax.grad(lambda p: (method or self.method).forward(p, *rest)[0])
-        return flat(jax.jit(gradient)(self.variables.params))
+        return flat(compiled_gradient(method or self.method)(*self._args(None, None)))
 
     def encode(self, image, layers=False):
-        return jax.jit(partial(self.method.encode, layers=layers))(self.variables.params, image, extra=self.variables.extra)
+        v = self.variables
+        return compiled(self.method, "encode", layers=layers)(v.params, image, extra=v.extra)

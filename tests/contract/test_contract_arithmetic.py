@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_case import Case
+from contract_case import Case, compiled
 
 from mim_jax.errors import ConfigError
 from mim_jax.training.groups import flat, group_table
 
 
 def test_init_is_float32_finite_and_a_function_of_the_key(case):
-    init = jax.jit(case.method.init)
+    init = compiled(case.method, "init")
     again, other = init(jax.random.key(1), case.batch), init(jax.random.key(9), case.batch)
     for name, leaf in flat(case.variables.params).items():
         assert leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()), name

@@ -11,20 +11,19 @@ from mim_jax.errors import CheckpointError, ConfigError
 from mim_jax.evaluation import encoders
 from mim_jax.evaluation.features import Extractor, FeatureSet, check_finite
 from mim_jax.methods.base import Features
-from mim_jax.methods.mae import MAE
 from mim_jax.training.sharding import make_mesh, replicated
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 @pytest.fixture(scope="module")
-def method():
-    return MAE.tiny(image_size=(8, 12))
+def method(build):
+    return build(image_size=(8, 12))[0]
 
 
 @pytest.fixture(scope="module")
-def variables(method):
-    return jax.jit(method.init)(jax.random.key(0), {"image": jnp.zeros((1, 8, 12, 3))})
+def variables(build):
+    return build(image_size=(8, 12))[1]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def batches(images, size):
 
 @pytest.mark.parametrize("size", [1, 6, 8, 32])
 def test_rows_are_whole_and_in_order(method, variables, images, size):
-    extract = Extractor(encoders.of_method("pretrained", method, variables), ("cls", "pooled", "both"), MEAN, STD)
+    extract = Extractor(encoders.Encoder("pretrained", variables, method), ("cls", "pooled", "both"), MEAN, STD)
     found = extract(variables, batches(images, size))
     normal = (images / 255 - np.asarray(MEAN)) / np.asarray(STD)
     expected = method.encode(variables.params, jnp.asarray(normal, jnp.float32))
@@ -56,22 +55,22 @@ def test_rows_are_whole_and_in_order(method, variables, images, size):
 
 
 def test_sharded_variables_give_the_same(method, variables, images):
-    whole = Extractor(encoders.of_method("a", method, variables), ("cls",), MEAN, STD)(variables, batches(images, 8))
+    whole = Extractor(encoders.Encoder("a", variables, method), ("cls",), MEAN, STD)(variables, batches(images, 8))
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     placed = jax.device_put(variables, replicated(mesh))
-    found = Extractor(encoders.of_method("a", method, placed), ("cls",), MEAN, STD, mesh)(placed, batches(images, 7))
+    found = Extractor(encoders.Encoder("a", placed, method), ("cls",), MEAN, STD, mesh)(placed, batches(images, 7))
     np.testing.assert_allclose(found.features["cls"], whole.features["cls"], atol=2e-5)
 
 
 def test_data_without_labels(method, variables, images):
-    extract = Extractor(encoders.of_method("pretrained", method, variables), ("pooled",), MEAN, STD)
+    extract = Extractor(encoders.Encoder("pretrained", variables, method), ("pooled",), MEAN, STD)
     bare = ({key: batch[key] for key in ("image", "index")} for batch in batches(images[:16], 8))
     found = extract(variables, bare)
     assert found.labels is None and found.features["pooled"].shape == (16, 16)
 
 
 def test_pixels_are_the_normalised_image_in_raster_order(images):
-    encoder = encoders.of_pixels()
+    encoder = encoders.raw_pixels()
     found = Extractor(encoder, ("cls", "pooled"), MEAN, STD)(encoder.variables, batches(images, 8))
     normal = (images / 255 - np.asarray(MEAN)) / np.asarray(STD)
     assert list(found.features) == ["pixels"]

@@ -32,7 +32,9 @@ def clusters(count=35, width=6, classes=3, seed=0, spread=0.7):
 
 def task_of(train, held_out, said=None):
     """A task whose features are given, under the one name that the pixel encoder has."""
-    task = Task(encoders.of_pixels(), recipes.pretrain().data, ("cls",), say=[].append if said is None else said.append)
+    task = Task(
+        encoders.raw_pixels(), recipes.pretrain().data, ("cls",), say=[].append if said is None else said.append
+    )
     for name, (features, labels) in (("train", train), ("held_out", held_out)):
         task.__dict__[name] = FeatureSet({"pixels": features}, labels, np.arange(len(labels)))
     return task

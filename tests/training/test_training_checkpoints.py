@@ -180,6 +180,7 @@ def test_unfinished_checkpoints_are_not_seen_and_swept_up(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.all_steps() == [1]
         assert int(checkpoints.restore(abstract(make_state()))[0].step) == 1
+        assert not left.exists()
         checkpoints.save(2, make_state(2))
         checkpoints.wait()
         assert checkpoints.all_steps() == [1, 2]

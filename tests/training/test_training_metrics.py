@@ -23,21 +23,27 @@ def read(path):
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-def events(folder):
-    """{tag: [(step, value)]} of all event files, in the order written."""
+def events(folder) -> list:
+    """All events of all event files, in the order written."""
     from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401  (the format the files are in)
 
-    curves: dict[str, list] = {}
+    found = []
     for file in sorted(folder.iterdir()):
         data = file.read_bytes()
         while data:
             length = int.from_bytes(data[:8], "little")  # length, 4 bytes of checksum, event, 4 bytes of checksum
-            event = Event.FromString(data[12 : 12 + length])
+            found.append(Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
-            for value in event.summary.value:
-                curves.setdefault(value.tag, []).append((event.step, value))
-    return curves
+    return found
+
+
+def curves(folder) -> dict[str, list]:
+    """{tag: [(step, value)]}."""
+    found: dict[str, list] = {}
+    for event in events(folder):
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value))
+    return found
 
 
 def test_lines_appear_at_once(tmp_path):
@@ -98,12 +104,19 @@ def test_tensorboard_holds_curves_and_pictures(tmp_path):
             writers.write(step, {"loss": 1.0 / step})
         writers.write_image(20, "reconstruction", np.full((4, 6, 3), 200, np.uint8))
         writers.write_image(20, "mask", np.ones((4, 6), np.float32))
-    curves = events(tmp_path / "tensorboard")
-    assert [step for step, _ in curves["loss"]] == [10, 20]
-    np.testing.assert_allclose([value.simple_value for _, value in curves["loss"]], [0.1, 0.05], rtol=1e-6)
+    found = curves(tmp_path / "tensorboard")
+    assert [step for step, _ in found["loss"]] == [10, 20]
+    np.testing.assert_allclose([value.simple_value for _, value in found["loss"]], [0.1, 0.05], rtol=1e-6)
     for name in ("reconstruction", "mask"):
-        ((step, value),) = curves[name]
+        ((step, value),) = found[name]
         assert (step, value.image.height, value.image.width) == (20, 4, 6)
+
+
+def test_tensorboard_is_told_which_points_to_forget(tmp_path):
+    with Writers(tmp_path, resumed_step=20) as writers:
+        writers.write(30, {"loss": 1.0})
+    starts = [event.step for event in events(tmp_path / "tensorboard") if event.session_log.status == 1]  # START
+    assert starts == [21]
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):

@@ -198,6 +198,9 @@ def test_clip_leaves_small_gradients_alone():
     np.testing.assert_array_equal(kept["w"], gradient["w"])
     cut, _ = opt.clip_by_norm(0.1).update(gradient, opt.clip_by_norm(0.1).init(gradient))
     np.testing.assert_allclose(cut["w"], np.asarray([0.3, 0.4]) * 0.1 / (0.5 + 1e-6), rtol=1e-6)
+    tiny = {"w": jnp.asarray([3e-6, 4e-6])}
+    cut, _ = opt.clip_by_norm(1e-6).update(tiny, opt.clip_by_norm(1e-6).init(tiny))
+    np.testing.assert_allclose(cut["w"], np.asarray([3e-6, 4e-6]) / 6, rtol=1e-5)  # 1e-6 / (5e-6 + 1e-6)
 
 
 def test_ema_in_float32():

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import importlib
 
-from mim_jax.data.nearest import nearest
 from mim_jax.data.sources.base import Record, Source, Spec
-from mim_jax.errors import DataError
+from mim_jax.errors import DataError, nearest
 
 __all__ = ["SCHEMES", "Record", "Source", "Spec", "open_source", "parse"]
 

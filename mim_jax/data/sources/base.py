@@ -8,8 +8,7 @@ from typing import ClassVar, TypedDict
 
 import numpy as np
 
-from mim_jax.data.nearest import nearest
-from mim_jax.errors import DataError
+from mim_jax.errors import DataError, nearest
 
 
 class Record(TypedDict):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from mim_jax.data.nearest import nearest
 from mim_jax.data.randomness import one_of_each
 from mim_jax.data.sources.base import Record, Source, Spec
-from mim_jax.errors import DataError
+from mim_jax.errors import DataError, nearest
 
 SIZE = 32
 SPLITS = ("train", "test")

@@ -7,8 +7,7 @@ import os
 import threading
 import weakref
 
-from mim_jax.data.nearest import nearest
-from mim_jax.errors import DataError
+from mim_jax.errors import DataError, nearest
 
 IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mim_jax.data.nearest import nearest
 from mim_jax.data.sources.base import Record, Source, Spec
-from mim_jax.errors import DataError
+from mim_jax.errors import DataError, nearest
 
 
 class HuggingFace(Source):

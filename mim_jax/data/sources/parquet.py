@@ -10,10 +10,9 @@ import logging
 import os
 import threading
 
-from mim_jax.data.nearest import nearest
 from mim_jax.data.sources.base import Record, Source, Spec
 from mim_jax.data.sources.files import expand
-from mim_jax.errors import DataError
+from mim_jax.errors import DataError, nearest
 
 LABELS = ("label", "labels", "fine_label", "target", "cls", "class")
 log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ class Parquet(Source):
     """Rows of parquet files. A row group is the least that can be read; those read last stay in memory.
 
     `?cache=MB` says how much may stay (per process, 2048). A data set that fits is read once; of a larger one every
-    record may cost a whole row group, so convert it first (mim_jax.data.convert).
+    record may cost a whole row group, so convert it first (`mim-jax data convert`).
     """
 
     def __init__(self, paths: tuple[str, ...], spec: Spec):
@@ -55,7 +54,7 @@ class Parquet(Source):
         if size > self._budget:
             log.warning(
                 "%s is larger (%d MB) than the %d MB that may stay in memory: random access will read whole row "
-                "groups again and again; convert it to arrayrecord, or raise ?cache=MB",
+                "groups again and again; convert it (mim-jax data convert), or raise ?cache=MB",
                 *(spec.text, size >> 20, self._budget >> 20),
             )
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mim_jax.data.nearest import nearest
 from mim_jax.data.sources.base import Record, Source, Spec
-from mim_jax.errors import DataError
+from mim_jax.errors import DataError, nearest
 
 _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 

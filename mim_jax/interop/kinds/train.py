@@ -53,10 +53,9 @@ def train(
     case: Case, method: Method, settings: Scalars, start: Variables, batches: list[Batch]
 ) -> tuple[TrainState, list[Scalars]]:
     """The state after one step per batch, and what each step reports."""
-    method = with_given_draws(method)
+    method = given(method, start)
     optimizer = build(settings, method.param_groups(), start.params)
     state, _ = init_state(method, optimizer, jax.random.key(0), batches[0], ema=False)
-    state = state.replace(params=start.params, extra=start.extra)
     step = jax.jit(functools.partial(train_step, method=method, optimizer=optimizer, settings=step_settings(case)))
     scalars = []
     for batch in batches:
@@ -104,10 +103,13 @@ def step_batch(case: Case, subject: Subject, step: int) -> Batch:
     return {**batch, "draws": jax.tree.map(jnp.asarray, draws)}
 
 
-def with_given_draws(method: Method) -> Method:
-    """The same method, but its random choices come with the batch."""
+def given(method: Method, start: Variables) -> Method:
+    """The same method, but its start is given and its random choices come with the batch."""
 
     class Given(type(method)):  # type: ignore[misc]
+        def init(self, key, batch):
+            return start
+
         def draw(self, params, extra, frozen, batch, key, progress):
             return batch["draws"]
 

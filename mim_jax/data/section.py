@@ -1,0 +1,10 @@
+"""A section of a config, as everything here takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+Section = ConfigDict | Mapping[str, Any]
