@@ -11,6 +11,7 @@ import tomllib
 import pytest
 
 import mim_jax
+from mim_jax.methods.registry import METHODS
 
 PINS = ("py311", "py312")
 
@@ -91,26 +92,30 @@ for module in pkgutil.walk_packages(mim_jax.data.__path__, "mim_jax.data."):
 """)
 
 
+def _imports(path) -> set[str]:
+    """The modules that a file imports, anywhere in it; `from a import b` counts as a.b too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
 def test_methods_do_not_import_each_other(root):
-    shared = {"base", "registry"}
+    """What two methods share lies below them, or in a file of their folder that is no method."""
+    methods = {where.partition(":")[0] for where in METHODS.values()}
     for path in (root / "mim_jax" / "methods").glob("*.py"):
-        if path.stem in shared:
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module == "mim_jax.methods":
-                names = [f"mim_jax.methods.{alias.name}" for alias in node.names]
-            for name in names:
-                if name.startswith("mim_jax.methods."):
-                    assert name.split(".")[2] in shared, f"{path.name} imports {name}"
+        found = _imports(path) & (methods - {f"mim_jax.methods.{path.stem}"})
+        assert not found, f"{path.name} imports {found}"
 
 
 def test_files_stay_small(root):
-    """A file does one thing; a method fits its page."""
+    """A file does one thing, and a method fits its page."""
+    methods = {root / (where.partition(":")[0].replace(".", "/") + ".py") for where in METHODS.values()}
     for path in root.glob("mim_jax/**/*.py"):
-        most = 150 if path.parent.name == "methods" and path.stem not in ("base", "registry") else 400
-        assert len(path.read_text().splitlines()) <= most, path
+        assert len(path.read_text().splitlines()) <= (150 if path in methods else 400), path
 
 
 def test_every_library_that_is_imported_is_required(root, pyproject):
@@ -118,8 +123,5 @@ def test_every_library_that_is_imported_is_required(root, pyproject):
     groups = [pyproject["project"]["dependencies"], *pyproject["project"]["optional-dependencies"].values()]
     required = {_canonical(re.match(r"[\w.-]+", line)[0]) for group in groups for line in group}
     for path in (*root.glob("mim_jax/**/*.py"), *root.glob("configs/**/*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"mim_jax"}:
-                assert _canonical(named.get(name, name)) in required, f"{path} imports {name}"
+        for name in {name.partition(".")[0] for name in _imports(path)} - set(sys.stdlib_module_names) - {"mim_jax"}:
+            assert _canonical(named.get(name, name)) in required, f"{path} imports {name}"

@@ -32,6 +32,12 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def truth(self) -> Int[np.ndarray, " N"]:
+        """The labels, for those who have made sure that there are any (`labels.check_labels`)."""
+        assert self.labels is not None
+        return self.labels
+
 
 class Extractor:
     """Runs an encoder over any number of passes, with the variables given to each; compiled once per encoder kind."""

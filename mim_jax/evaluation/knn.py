@@ -29,21 +29,21 @@ class KNN(Protocol):
         if not temperature >= 0:
             raise ConfigError(f"evaluation.knn.temperature = {temperature} must be 0 (plain votes) or more")
         check_feature(values["feature"], "evaluation.knn.feature")
-        return cls(k, temperature, values["feature"])
+        return cls(k=k, temperature=temperature, feature=values["feature"])
 
     def run(self, task: Task) -> Numbers:
         feature, classes = task.encoder.feature(self.feature), task.classes
         k = tuple(dict.fromkeys(min(count, len(task.train)) for count in self.k))
         ranked = classify(
             task.train.features[feature],
-            task.train.labels,
+            task.train.truth,
             task.held_out.features[feature],
             k=k,
             temperature=self.temperature,
             classes=classes,
         )
-        metrics = {}
+        metrics: dict[str, float] = {}
         for count, rows in ranked.items():
-            found = top(rows, task.held_out.labels, classes)
+            found = top(rows, task.held_out.truth, classes)
             metrics |= {f"{name}_k{count}": value for name, value in found.items()}
         return Numbers(metrics, task.counts(), {"k": list(k)} if k != self.k else {})

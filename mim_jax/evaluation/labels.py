@@ -30,14 +30,14 @@ def check_labels(
         if found.labels.min() < 0:
             record = found.index[found.labels.argmin()]
             raise LabelError(f"{where} has negative labels (first: record {record}); label those images or drop them")
-    known = np.unique(train.labels)
+    known = np.unique(train.truth)
     if len(known) < 2:
         raise LabelError(f"all {len(train)} training images of {source} have label {known[0]}; a probe needs two")
-    unknown = np.setdiff1d(held_out.labels, known)
+    unknown = np.setdiff1d(held_out.truth, known)
     if complete and len(unknown):
         others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise LabelError(
             f"{eval_source} has class {unknown[0]}{others}, which no training image of {source} has; "
             f"evaluate on images of the same classes"
         )
-    return int(max(known.max(), held_out.labels.max())) + 1
+    return int(max(known.max(), held_out.truth.max())) + 1

@@ -83,17 +83,17 @@ class Linear(Protocol):
             )
         key = jax.random.key(task.seed)
         state = plan.init(key, held_out.features[feature].shape[1])
-        vectors, labels = jnp.asarray(train.features[feature]), jnp.asarray(train.labels)
+        vectors, labels = jnp.asarray(train.features[feature]), jnp.asarray(train.truth)
         loss = jnp.zeros(())
         for epoch in range(math.ceil(self.epochs)):
             if self.augment:
                 found = epoch_features(task, self.scale, epoch)
-                vectors, labels = jnp.asarray(found.features[feature]), jnp.asarray(found.labels)
+                vectors, labels = jnp.asarray(found.features[feature]), jnp.asarray(found.truth)
             state, loss = train_epoch(plan, state, vectors, labels, jax.random.fold_in(key, epoch))
         if not np.isfinite(loss):
             raise ConfigError(f"the linear probe diverged (loss {float(loss)}); lower evaluation.linear.lr = {self.lr}")
         ranked = rank(plan, state, jnp.asarray(held_out.features[feature]))
-        metrics = top(np.asarray(ranked), held_out.labels, classes)
+        metrics = top(np.asarray(ranked), held_out.truth, classes)
         return Numbers(metrics, task.counts(), settings, {"train_loss": float(loss)})
 
     def plan(self, images: int, classes: int) -> Plan:
@@ -172,4 +172,4 @@ def rank(plan: Plan, state: ProbeState, features: Float[Array, "M D"]) -> Int[Ar
     """The first min(5, classes) classes of every image, best first; equal logits: the smaller number."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = plan.model.apply(variables, features, train=False)
-    return jax.lax.top_k(logits, min(5, plan.classes))[1]
+    return jax.lax.top_k(jnp.asarray(logits), min(5, plan.classes))[1]

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from mim_jax.evaluation.encoders import Encoder
 from mim_jax.evaluation.features import Extractor, FeatureSet, check_finite
 from mim_jax.evaluation.labels import check_labels
 from mim_jax.methods.base import Variables
+
+Split = Literal["train", "eval"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +81,13 @@ class Task:
         for name in ("train", "held_out", "classes"):
             self.__dict__.pop(name, None)
 
-    def extract(self, split: str) -> FeatureSet:
+    def extract(self, split: Split) -> FeatureSet:
         """Features of the images of 'train' or 'eval' as the evaluation transform gives them."""
         if split not in self.opened:
             self.opened[split] = self.open(self.data, split)
         return self.run_over(self.opened[split])
 
-    def open(self, data: Any, split: str, **view: Any) -> EvalBatches:
+    def open(self, data: Any, split: Split, **view: Any) -> EvalBatches:
         """This process's batches of a split; `view`: `view` and `seed` of `eval_batches`."""
         return eval_batches(
             data,
@@ -104,11 +106,12 @@ class Task:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
 class Protocol(abc.ABC):
-    """A way to judge an encoder. A subclass is a frozen dataclass whose fields are its settings."""
+    """A way to judge an encoder. A subclass is a frozen dataclass too; its fields are its settings."""
 
     name: ClassVar[str]
-    feature: str
+    feature: str = "pooled"
 
     @classmethod
     @abc.abstractmethod

@@ -20,6 +20,7 @@ from mim_jax.evaluation.encoders import Encoder, raw_pixels
 from mim_jax.evaluation.knn import KNN
 from mim_jax.evaluation.linear import Linear
 from mim_jax.evaluation.protocol import Numbers, Protocol, Task
+from mim_jax.training.checkpoints import Which
 from mim_jax.training.resolve import git_revision, versions
 from mim_jax.training.runs import Run, load_run
 
@@ -32,7 +33,7 @@ def evaluate(
     run_dir: str | os.PathLike[str],
     protocols: Sequence[str] = ("knn", "linear"),
     *,
-    step: int | str | None = None,
+    step: Which = None,
     source: str = "",
     eval_source: str = "",
     baselines: bool = True,

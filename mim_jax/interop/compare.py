@@ -138,7 +138,7 @@ def relative_errors(expected: Shaped[np.ndarray, "*S"], found: Shaped[np.ndarray
     """|found - expected| divided by the largest magnitude expected; absolute where all of that is 0; NaN counts inf."""
     difference = np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))
     scale = float(np.abs(expected).max(initial=0.0))
-    return np.nan_to_num(difference / (scale or 1.0), nan=np.inf, posinf=np.inf)
+    return np.asarray(np.nan_to_num(difference / (scale or 1.0), nan=np.inf, posinf=np.inf))
 
 
 def _entries_row(name: str, errors: Mapping[str, float], tolerance: float, note: str = "") -> Row:

@@ -124,7 +124,10 @@ def _verify_file(file: Path) -> Report:
                 return Report(_short(file), tuple(rows(content)))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise VerifyError(f"{file} is damaged or of another layout: {error!r}") from error
-    raise VerifyError(f"{file} is no reference file that {'its system' if owner else 'any known system'} takes")
+    raise VerifyError(
+        f"{file} is none of the reference files that can be verified: learning rates at fractional epochs, and "
+        f"parameter groups of {', '.join(name for name in systems() if system(name).references)}"
+    )
 
 
 def _owner(file: Path, content: dict[str, Any]) -> System | None:

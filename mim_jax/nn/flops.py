@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def dense(tokens: int | float, width_in: int, width_out: int) -> float:
     """A linear layer with bias on `tokens` tokens."""
-    return tokens * width_out * (2 * width_in + 1)
+    return float(tokens * width_out * (2 * width_in + 1))
 
 
 def block(tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:

@@ -23,6 +23,8 @@ dt { font-size: .85rem; opacity: .75; }
 dd { margin: 0; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
 figure { margin: .8rem 0; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .8rem; }
+.row figure { margin: 0; }
 figcaption { font-size: .9rem; opacity: .8; }
 pre { background: var(--soft); border-radius: .4rem; padding: .7rem .9rem; overflow-x: auto; font-size: .9rem; }
 details { margin: .8rem 0; }
@@ -79,6 +81,11 @@ def figure(source: str, alt: str, caption: str = "") -> str:
     """An image with a text for those who do not see it."""
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure><img src="{escape(source)}" alt="{escape(alt)}">{below}</figure>'
+
+
+def row(parts: Sequence[str]) -> str:
+    """Things beside each other where there is room."""
+    return '<div class="row">\n' + "\n".join(parts) + "\n</div>" if parts else ""
 
 
 def commands(lines: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ def write_page(run_dir: str | os.PathLike[str]) -> Path:
         html.section("Pictures", *_pictures(folder)),
         html.section("Curves", _curves(series)),
         html.section("Run it again", html.commands(_again(folder, results))),
-        html.section("Resolved", html.table((), list(_flat(resolved)))),
+        html.section("What the config came to", html.table((), list(_flat(resolved)))),
         html.section("Config", html.details("every setting", html.table((), list(configs.flat(config).items())))),
         "</main>",
     ]
@@ -95,19 +95,23 @@ def _evaluation(results: list[dict[str, Any]]) -> str:
     """All results, newest first: the pretrained encoder's number beside its baselines'."""
     others = list(dict.fromkeys(name for entry in results for name in entry.get("baselines", {})))
     headings = ["protocol", "metric", "pretrained", *(BASELINES.get(name, name) for name in others)]
-    headings += ["images", "step", "when"]
+    headings += ["images", "step", "when (UTC)"]
     rows = []
-    for entry in reversed(results):
+    for entry in sorted(results, key=lambda entry: entry["time"], reverse=True):
+        checkpoint, counts = entry["checkpoint"], entry["counts"]
         for metric, value in entry["metrics"].items():
             beside = [_percent(entry["baselines"].get(name, {}).get(metric)) for name in others]
-            counts = f"{entry['counts'].get('train', '?')} / {entry['counts'].get('eval', '?')}"
-            protocol = f"{entry['protocol']} ({entry['feature']})"
-            rows.append(
-                [protocol, metric, _percent(value), *beside, counts, entry["checkpoint"]["step"], entry["time"]]
-            )
+            row = [f"{entry['protocol']} ({entry['feature']})", _metric(metric), _percent(value), *beside]
+            row += [f"{counts.get('train', '–')} / {counts.get('eval', '–')}", checkpoint["step"]]
+            rows.append([*row, entry["time"].replace("T", " ").removesuffix("+00:00")])
     numbers = range(2, 3 + len(others))
     note = "<p>Accuracies in %; images: to learn from / held out.</p>" if rows else ""
     return html.table(headings, rows, numbers=numbers, first=2) + note
+
+
+def _metric(name: str) -> str:
+    """`top1_k10` as people write it."""
+    return name.replace("top", "top-", 1).replace("_k", ", k = ")
 
 
 def _percent(value: float | None) -> str:
@@ -133,13 +137,14 @@ def _picture(path: Path, caption: str) -> str:
 
 
 def _curves(series: metrics.Series) -> str:
-    if not any(series.get(name) for _, lines in plots.PANELS for name, _ in lines):
-        return ""
-    data = base64.b64encode(plots.svg(series).encode()).decode()
-    numbers = ", ".join(
-        f"{name} {metrics.last(series, name):.4g}" for name in ("loss", "val_loss", "knn") if name in series
-    )
-    return html.figure(f"data:image/svg+xml;base64,{data}", f"curves over the steps; last values: {numbers}")
+    """One picture per panel, so that they stand below each other on a narrow screen."""
+    figures = []
+    for panel in plots.present(series):
+        title, lines = panel
+        data = base64.b64encode(plots.svg(series, [panel]).encode()).decode()
+        newest = ", ".join(f"{label or title} {metrics.last(series, name):.4g}" for name, label in lines)
+        figures.append(html.figure(f"data:image/svg+xml;base64,{data}", f"{title} over the steps; newest: {newest}"))
+    return html.row(figures)
 
 
 def _again(folder: Path, results: list[dict[str, Any]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -24,7 +25,7 @@ def to_rgb(
     images: Float[Array, "B H W C"] | Float[np.ndarray, "B H W C"], mean: Sequence[float], std: Sequence[float]
 ) -> UInt8[np.ndarray, "B H W 3"]:
     """Normalised images as RGB: one channel as grey, two as their mean, of more than three the first three."""
-    pixels = np.nan_to_num(np.asarray(denormalize(images, mean, std)))
+    pixels = np.nan_to_num(np.asarray(denormalize(jnp.asarray(images), mean, std)))
     channels = pixels.shape[-1]
     if channels == 2:
         pixels = pixels.mean(axis=-1, keepdims=True)

@@ -12,28 +12,33 @@ from mim_jax.errors import CheckpointError
 from mim_jax.report import metrics
 from mim_jax.report.plotting import matplotlib
 
-# One panel each: title, then the metrics drawn in it and their names in the legend.
-PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+Panel = tuple[str, tuple[tuple[str, str], ...]]  # title, then the metrics drawn in it and their names in the legend
+PANELS: tuple[Panel, ...] = (
     ("loss", (("loss", "training"), ("val_loss", "held out"))),
     ("kNN top-1 (%)", (("knn", "held out"),)),
     ("learning rate", (("lr", ""),)),
 )
 SCALE = {"knn": 100.0}
-FORMATS = (".svg", ".png")
+FEW = 30  # points; up to so many are marked one by one
 
 
-def curves(series: metrics.Series) -> Any:
-    """A matplotlib Figure with one panel per group of metrics that has at least one point."""
-    panels = [(title, lines) for title, lines in PANELS if any(series.get(name) for name, _ in lines)]
-    figure = matplotlib().figure.Figure(figsize=(4.2 * max(len(panels), 1), 3.0), layout="constrained")
+def present(series: metrics.Series) -> list[Panel]:
+    """The panels for which there is at least one point, each with the metrics that have any."""
+    found = [(title, tuple(line for line in lines if series.get(line[0]))) for title, lines in PANELS]
+    return [(title, lines) for title, lines in found if lines]
+
+
+def curves(series: metrics.Series, panels: Sequence[Panel]) -> Any:
+    """A matplotlib Figure with the panels side by side."""
+    figure = matplotlib().figure.Figure(figsize=(4.2 * len(panels), 3.0), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        present = [(name, label) for name, label in lines if series.get(name)]
-        for number, (name, label) in enumerate(present):
+        for number, (name, label) in enumerate(lines):
             steps, values = zip(*series[name], strict=True)
-            marker = "o" if len(steps) <= 60 and number + (name == "knn") else ""
+            # A metric measured now and then, perhaps only once, would be invisible as a bare line.
+            marker = "o" if len(steps) <= FEW else ""
             scaled = [SCALE.get(name, 1.0) * value for value in values]
             axes.plot(steps, scaled, label=label, marker=marker, markersize=3, linewidth=1.4, zorder=2 + number)
-        if len(present) > 1:
+        if len(lines) > 1:
             axes.legend(frameon=False)
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.25)
@@ -41,11 +46,11 @@ def curves(series: metrics.Series) -> Any:
     return figure
 
 
-def svg(series: metrics.Series) -> str:
-    """The curves as SVG text, the same for the same numbers."""
+def svg(series: metrics.Series, panels: Sequence[Panel]) -> str:
+    """The panels as SVG text, the same for the same numbers."""
     buffer = io.StringIO()
     with matplotlib().rc_context({"svg.hashsalt": "mim_jax"}):
-        curves(series).savefig(buffer, format="svg", metadata={"Date": None})
+        curves(series, panels).savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 
@@ -56,16 +61,17 @@ def write_curves(run_dir: str | os.PathLike[str], names: Sequence[str] = ("curve
         CheckpointError: the run has logged nothing yet.
     """
     series = metrics.read(run_dir)
-    if not any(series.get(name) for _, lines in PANELS for name, _ in lines):
+    panels = present(series)
+    if not panels:
         raise CheckpointError(f"{Path(run_dir) / 'metrics.jsonl'} holds no loss yet: there is nothing to draw")
     written = []
     for name in names:
         path = Path(run_dir) / name
         temporary = path.with_name(f".{os.getpid()}.{path.name}")
         if path.suffix == ".svg":
-            temporary.write_text(svg(series))
+            temporary.write_text(svg(series, panels))
         else:
-            curves(series).savefig(temporary, dpi=120)
+            curves(series, panels).savefig(temporary, dpi=120)
         os.replace(temporary, path)
         written.append(path)
     return written

@@ -16,6 +16,7 @@ from mim_jax.data.settings import Settings
 from mim_jax.errors import ConfigError, DataError
 from mim_jax.report.online import fixed_images, predict
 from mim_jax.report.pictures import draw, save, statistics_note
+from mim_jax.training.checkpoints import Which
 from mim_jax.training.runs import load_run
 
 
@@ -27,7 +28,7 @@ def show_run(
     count: int = 8,
     seed: int = 0,
     out: str | os.PathLike[str] = "",
-    step: int | str | None = None,
+    step: Which = None,
 ) -> Path:
     """Writes the grid (input, masked, prediction, pasted, error) as PNG, says where and what it rests on.
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from mim_jax.training.step import StepSettings, prepare, train_step
 Tree = Any
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """Something that looks at the weights now and then."""
 
@@ -46,6 +47,7 @@ class Evaluator(Protocol):
         ...
 
 
+@runtime_checkable
 class Data(Protocol):
     """What the loop asks of the training data."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -24,23 +24,30 @@ from mim_jax.training.step import StepSettings, loss_and_grads, train_step
 SETTINGS = StepSettings(100, 10, lambda step: 1e-3 * (step + 1), ("image",), (0.5,), (0.5,))
 
 
-def run(method, mesh_sizes=None, steps=2, settings=SETTINGS, spoil=None):
-    """State and scalars after some steps; on one device by default."""
-    devices = None if mesh_sizes else jax.devices()[:1]
-    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1, **(mesh_sizes or {})}, devices)
+@lru_cache
+def compiled(method, **sizes):
+    """First state, frozen variables, batch and compiled step on a mesh; on one device by default."""
+    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1, **sizes}, None if sizes else jax.devices()[:1])
     rows = {"image": np.asarray(images(), np.float32), "index": np.arange(8)}
     batch = {k: jax.device_put(v, batch_sharding(mesh)) for k, v in rows.items()}
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
     optimizer = build({**recipes.adamw(), "clip_norm": 1.0}, method.param_groups(), params)
-    start = partial(init_state, method, optimizer, ema=settings.ema > 0)
+    start = partial(init_state, method, optimizer, ema=False)
     shardings = tree_shardings(jax.eval_shape(start, jax.random.key(0), batch), mesh)
     state, frozen = jax.jit(start, out_shardings=shardings)(jax.random.key(0), batch)
-    step = jax.jit(partial(train_step, method=method, optimizer=optimizer, settings=settings))
+    step = jax.jit(partial(train_step, method=method, optimizer=optimizer, settings=SETTINGS))
     key = to_mesh(jax.random.key(5), sharding.replicated(mesh))
+    return state, batch, lambda state, batch: step(state, frozen, batch, key)
+
+
+def run(method, steps=2, spoil=None, **sizes):
+    """State and scalars after some steps; batch number `spoil` holds a value that is not a number."""
+    state, batch, step = compiled(method, **sizes)
+    spoilt = np.array(batch["image"])
+    spoilt[3] = np.nan
     for number in range(steps):
-        if spoil == number:
-            batch["image"] = batch["image"].at[3].set(jnp.nan)
-        state, scalars = step(state, frozen, batch, key)
+        image = jax.device_put(spoilt, batch["image"].sharding) if number == spoil else batch["image"]
+        state, scalars = step(state, {**batch, "image": image})
     return state, scalars
 
 
@@ -48,7 +55,7 @@ def run(method, mesh_sizes=None, steps=2, settings=SETTINGS, spoil=None):
 def test_many_devices_equal_one(method, mesh, monkeypatch):
     monkeypatch.setattr(sharding, "SMALL", 8)
     one, one_scalars = run(method)
-    many, many_scalars = run(method, mesh)
+    many, many_scalars = run(method, **mesh)
     np.testing.assert_allclose(many_scalars["loss"], one_scalars["loss"], rtol=1e-5)
     np.testing.assert_allclose(many_scalars["grad_norm"], one_scalars["grad_norm"], rtol=1e-4)
     for name, leaf in flat(one.extra).items():

@@ -21,6 +21,7 @@ from mim_jax.evaluation import run as evaluation
 from mim_jax.evaluation.augmented import epoch_features
 from mim_jax.evaluation.online import OnlineKNN
 from mim_jax.evaluation.protocol import Task
+from mim_jax.methods.mae import MAE
 from mim_jax.training.runs import Run
 from mim_jax.training.sharding import make_mesh
 
@@ -155,6 +156,22 @@ def test_weights_that_are_not_finite(run, monkeypatch):
     monkeypatch.setattr(evaluation, "load_run", lambda *_: dataclasses.replace(run, variables=broken))
     with pytest.raises(CheckpointError, match="the pretrained encoder gives NaN or infinite 'pooled' features"):
         evaluation.evaluate(run.workdir, ("knn",))
+
+
+class WithoutCls(MAE):
+    """An encoder that has patch tokens only."""
+
+    def encode(self, params, images, *, extra=None, layers=False):
+        return super().encode(params, images, extra=extra, layers=layers).replace(cls=None)
+
+
+def test_cls_asked_of_an_encoder_without_one(run, monkeypatch):
+    bare = dataclasses.replace(run, method=WithoutCls.tiny(channels=1))
+    monkeypatch.setattr(evaluation, "load_run", lambda *_: bare)
+    with pytest.raises(ConfigError, match="feature 'cls' was asked for, but this encoder has no cls token"):
+        evaluation.evaluate(run.workdir, ("linear",))
+    (entry,) = evaluation.evaluate(run.workdir, ("knn",), baselines=False)
+    assert entry["feature"] == "pooled"
 
 
 def test_a_directory_without_a_run(tmp_path):

@@ -206,7 +206,7 @@ def test_broken_files_are_refused_in_one_sentence(copy, tmp_path):
     assert "case.json is not JSON" in refusal(folder)
     other = tmp_path / "notes.json"
     other.write_text('{"runs": [{"columns": ["step"]}]}')
-    assert "is no reference file that any known system takes" in refusal(other)
+    assert "is none of the reference files that can be verified" in refusal(other)
 
 
 def test_one_broken_case_does_not_hide_the_others(copy, goldens, out, tmp_path):

@@ -42,7 +42,7 @@ def test_integers_masks_and_shapes_must_be_equal():
 
 def test_every_expected_array_is_judged():
     rows = compare(
-        case({"loss": np.float32(1), "aux": np.zeros(2), "odd": np.zeros(1)}, listed=("loss", "gone")),
+        case({"loss": np.ones(()), "aux": np.zeros(2), "odd": np.zeros(1)}, listed=("loss", "gone")),
         Result(arrays={"loss": 1.0}, skipped={"aux": "it is drawn at random"}),
     )
     assert [(row.name, row.ok) for row in rows] == [("loss", True), ("aux", True), ("odd", False), ("gone", False)]

@@ -82,7 +82,9 @@ def full_run(run):
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (run / "resolved.json").write_text(json.dumps({"method": "mae", "steps": {"total": 4000, "per epoch": 2}}))
     (run / "eval.json").write_text(
-        json.dumps([result(), result(protocol=HOSTILE, metrics={"top1": 0.25}, baselines={})])
+        json.dumps(
+            [result(), result(protocol=HOSTILE, metrics={"top1": 0.25}, baselines={}, time="2025-01-02T00:00:00+00:00")]
+        )
     )
     for step in range(1, 11):
         pictures.save(np.zeros((4, 4, 3), np.uint8), run / "pictures" / f"step_{step:08d}.png")
@@ -112,6 +114,7 @@ def test_everything_is_said(full_run):
         assert words in page.text
     assert "mim-jax eval runs/x --knn --step 7" in page.text
     assert "mim-jax train --config" in page.text and "optimizer.weight_decay" in page.text
+    assert "top-1, k = 10" in page.text
     assert page.text.index("25.00") < page.text.index("91.23")  # newest first
 
 
@@ -128,7 +131,7 @@ def test_nothing_is_loaded_from_elsewhere(full_run):
     shutil.move(full_run, moved)
     page = Page((moved / "index.html").read_text())
     sources = page.attributes("img", "src")
-    assert sum(source.startswith("data:image/svg+xml;base64,") for source in sources) == 1
+    assert sum(source.startswith("data:image/svg+xml;base64,") for source in sources) == 3
     linked = [source for source in sources if not source.startswith("data:")]
     assert linked and all((moved / source).is_file() for source in linked)
     assert not any(tag in ("link", "iframe", "object") for tag, _ in page.tags)

@@ -43,7 +43,8 @@ def test_nothing_logged_yet(tmp_path):
 
 
 def test_panels_hold_the_points(run):
-    figure = plots.curves(metrics.read(run))
+    series = metrics.read(run)
+    figure = plots.curves(series, plots.present(series))
     axes = {panel.get_title(): panel for panel in figure.axes}
     assert list(axes) == ["loss", "kNN top-1 (%)", "learning rate"]
     training, held_out = axes["loss"].get_lines()
@@ -53,7 +54,9 @@ def test_panels_hold_the_points(run):
 
 
 def test_a_single_point_is_visible(run):
-    lines = {panel.get_title(): panel.get_lines() for panel in plots.curves(metrics.read(run)).axes}
+    series = metrics.read(run)
+    axes = plots.curves(series, plots.present(series)).axes
+    lines = {panel.get_title(): panel.get_lines() for panel in axes}
     assert lines["kNN top-1 (%)"][0].get_marker() == "o" and lines["loss"][1].get_marker() == "o"
 
 
