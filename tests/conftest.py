@@ -15,7 +15,19 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-CHECKED = ("masking", "targets", "losses", "nn", "models", "methods", "training", "evaluation", "data", "report", "interop")
+CHECKED = (
+    "masking",
+    "targets",
+    "losses",
+    "nn",
+    "models",
+    "methods",
+    "training",
+    "evaluation",
+    "data",
+    "report",
+    "interop",
+)
 install_import_hook([f"mim_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,6 +14,9 @@ def get_config(arg=None):
         variant="Ti/4",
         epochs=400.0,
         batch_size=512,
+        lr=1.5e-4,
+        decoder_width=192,
+        decoder_depth=4,
         precision="bf16",
         source="tfds:cifar10:train",
         eval_source="tfds:cifar10:test",
@@ -28,9 +31,9 @@ def get_config(arg=None):
         "target": "norm_pix",
         "pca_components": 16,
         "encoder_mask_tokens": False,
-        "decoder_width": 192,
-        "decoder_depth": 4,
-        "decoder_heads": 3,
+        "decoder_width": args.decoder_width,
+        "decoder_depth": args.decoder_depth,
+        "decoder_heads": args.decoder_width // 32,
     }
 
     config.data.source = args.source
@@ -43,7 +46,7 @@ def get_config(arg=None):
     config.training.epochs = args.epochs
     config.training.batch_size = args.batch_size
     config.training.precision = args.precision
-    config.optimizer.lr = 1.5e-4
+    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 256
     config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
     config.optimizer.weight_decay = 0.05

@@ -6,10 +6,10 @@ from numbers import Integral
 from typing import Any
 
 from mim_jax.data.resize import FILTERS
-from mim_jax.data.section import Section
 from mim_jax.data.sources import parse
 from mim_jax.data.views import CROPS
 from mim_jax.errors import ConfigError, DataError, nearest
+from mim_jax.section import Section
 
 RESERVED = ("index", "label", "valid", "eval", "bad", "fatal")
 Real = (int, float)  # NumPy's float64 is a float too

@@ -46,7 +46,9 @@ class ShuffledOrder(Order):
     ):
         super().__init__(indices, batch_size, process_index, process_count)
         if batch_size > len(indices):
-            raise DataError(f"batch_size {batch_size} is larger than the {len(indices)} training records")
+            raise DataError(
+                f"batch_size {batch_size} is larger than the {len(indices)} training records; lower training.batch_size"
+            )
         self.seed = seed
         self.steps_per_epoch = len(indices) // batch_size
         self._orders: dict[int, np.ndarray] = {}

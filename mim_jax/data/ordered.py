@@ -10,11 +10,11 @@ from mim_jax.data.bad import BadRecords
 from mim_jax.data.chunks import ChunkLoader
 from mim_jax.data.order import FixedOrder
 from mim_jax.data.records import Records
-from mim_jax.data.section import Section
 from mim_jax.data.settings import Settings
 from mim_jax.data.split import open_split, some
 from mim_jax.data.train import Batch, refuse_death
 from mim_jax.errors import ConfigError, DataError, nearest
+from mim_jax.section import Section
 
 # Starting worker processes takes seconds; below so many records the threads of the main process are done by then.
 WORKERS_FROM = 20_000

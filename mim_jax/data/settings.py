@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from mim_jax.data.check import check
-from mim_jax.data.section import Section
 from mim_jax.data.views import View
+from mim_jax.section import Section
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,12 @@ from PIL import Image
 
 from mim_jax.data.decode import decode, pixels
 from mim_jax.data.records import Records
-from mim_jax.data.section import Section
 from mim_jax.data.settings import Settings
 from mim_jax.data.sources import Source, open_source
 from mim_jax.data.split import open_split, some
 from mim_jax.data.train import train_batches
 from mim_jax.errors import DataError
+from mim_jax.section import Section
 
 
 def stats(spec: str, limit: int = 0, channels: int = 0) -> dict[str, Any]:

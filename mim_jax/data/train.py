@@ -12,10 +12,10 @@ from mim_jax.data.bad import BadRecords
 from mim_jax.data.chunks import ChunkLoader
 from mim_jax.data.order import ShuffledOrder
 from mim_jax.data.records import Records
-from mim_jax.data.section import Section
 from mim_jax.data.settings import Settings
 from mim_jax.data.split import open_split
 from mim_jax.errors import DataError
+from mim_jax.section import Section
 
 Batch = dict[str, np.ndarray]
 

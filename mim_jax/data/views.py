@@ -14,7 +14,7 @@ from mim_jax.data.decode import Picture, height_width
 from mim_jax.data.jitter import jitter
 from mim_jax.data.randomness import generator
 from mim_jax.data.resize import resize
-from mim_jax.data.section import Section
+from mim_jax.section import Section
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,6 @@ def percent(value: float | None) -> str:
 def rows(entry: Mapping[str, Any]) -> list[list[str]]:
     """One row per metric of a result: its title, the encoder's value, then each baseline's, in per cent."""
     found = [entry["metrics"], *entry["baselines"].values()]
-    # A baseline with another training set size could clip k differently; then its cell stays empty.
     return [[metric_title(name), *(percent(values.get(name)) for values in found)] for name in entry["metrics"]]
 
 

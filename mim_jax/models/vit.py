@@ -66,8 +66,12 @@ class VitConfig:
         """From a config section whose keys have been checked; a patch or image side given once serves both."""
         values = dict(values)
         for key in ("patch_size", "image_size"):
-            if isinstance(values.get(key), int):
-                values[key] = (values[key], values[key])
+            side = values.get(key, (0, 0))
+            sides = (side,) if isinstance(side, int) else tuple(side)
+            if len(sides) not in (1, 2):
+                raise ConfigError(f"model.{key} {sides} must be (height, width), or one number for both")
+            if key in values:
+                values[key] = sides * (3 - len(sides))
         config = cls(**values)
         config.check()
         return config

@@ -22,7 +22,7 @@ COUNT = 8  # images
 
 
 def fixed_images(data: Any, count: int) -> Shaped[np.ndarray, "B H W C"]:
-    """The first `count` images of the evaluation split, as stored: every process reads the same."""
+    """At most `count` images of the evaluation split, as stored: the same ones always, and in every process."""
     batch = next(iter(eval_batches(data, split="eval", batch_size=count, limit=count)))
     return np.asarray(batch["image"])[np.asarray(batch["valid"])]
 

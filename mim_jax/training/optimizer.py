@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from mim_jax.errors import ConfigError, nearest
 from mim_jax.methods.base import ParamGroups
+from mim_jax.section import Section
 from mim_jax.training.groups import Group, group_table, path_name
 from mim_jax.training.lars import scale_by_lars
 
@@ -24,7 +25,7 @@ Tree = Any
 NAMES = ("adamw", "lars", "sgd")
 
 
-def build(optimizer: Mapping[str, Any], groups: ParamGroups, params: Tree) -> optax.GradientTransformationExtraArgs:
+def build(optimizer: Section, groups: ParamGroups, params: Tree) -> optax.GradientTransformationExtraArgs:
     """The optimizer of config section `optimizer` for `params` (arrays or shapes).
 
     Its `update(grads, state, params, lr=lr)` returns what is to be added to the parameters. Frozen parameters get
@@ -45,7 +46,7 @@ def build(optimizer: Mapping[str, Any], groups: ParamGroups, params: Tree) -> op
     return optax.partition({"on": trained, "frozen": optax.set_to_zero()}, labels)
 
 
-def _direction(optimizer: Mapping[str, Any], table: Mapping[str, Group]) -> optax.GradientTransformation:
+def _direction(optimizer: Section, table: Mapping[str, Group]) -> optax.GradientTransformation:
     """The step before it is multiplied by minus the learning rate."""
 
     def mask(tree: Tree) -> Tree:
@@ -95,7 +96,7 @@ def ema_update(ema: Tree, params: Tree, decay: float | Float[Array, ""]) -> Tree
     return jax.tree.map(lambda e, p: e * decay + p.astype(jnp.float32) * (1.0 - decay), ema, params)
 
 
-def peak_lr(optimizer: Mapping[str, Any], batch_size: int) -> float:
+def peak_lr(optimizer: Section, batch_size: int) -> float:
     """The highest learning rate: `lr * batch_size / lr_batch`, or `lr` itself where `lr_batch` is 0."""
     if optimizer["lr_batch"] == 0:
         return float(optimizer["lr"])
@@ -121,7 +122,7 @@ _RANGES = {
 
 
 def check(
-    optimizer: Mapping[str, Any],
+    optimizer: Section,
     *,
     epochs: float | None = None,
     batch_size: int | None = None,

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mim_jax.errors import ConfigError
+from mim_jax.section import Section
 from mim_jax.training.groups import path_name
 
 AXES = ("data", "fsdp", "tensor")
@@ -19,7 +20,7 @@ Tree = Any
 Rules = Sequence[tuple[str, Sequence[str]]]
 
 
-def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(sizes: Section, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with axes data, fsdp and tensor; -1 takes all devices that are left.
 
     Raises:

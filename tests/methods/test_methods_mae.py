@@ -74,7 +74,7 @@ def test_principal_components_as_target():
         (dict(masking="blok"), "masking 'blok' is not one of"),
         (dict(masking="grid", mask_ratio=0.5), "hides 0.75"),
         (dict(decoder_heads=3), "decoder_heads 3 does not divide method.decoder_width 8"),
-        (dict(pca_components=1000), "between 1 and 48"),
+        (dict(target="pca", pca_components=1000), "between 1 and 48"),
     ],
 )
 def test_impossible_settings_are_refused(method, words):

@@ -149,7 +149,10 @@ def test_nonfinite_skip_leaves_the_batch_out_and_goes_on(root, tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ("training.batch_size=4096", "larger than the 1438 training images"),
+        (
+            "training.batch_size=4096",
+            "batch_size 4096 is larger than the 1438 training records; lower training.batch_size",
+        ),
         ("training.batch_size=255", "not divisible by 8 device shards.*nearest valid: 256"),
         ("model.heads=3", "model.heads 3 does not divide"),
         ("model.patch_size=5", "patch of 5 does not divide"),

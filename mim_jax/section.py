@@ -1,4 +1,4 @@
-"""A section of a config, as everything here takes it."""
+"""A section of a config, as every function takes it: a ConfigDict or any mapping."""
 
 from __future__ import annotations
 
