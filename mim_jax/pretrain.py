@@ -19,6 +19,8 @@ from mim_jax.report.online import Reconstructions
 from mim_jax.report.page import write_page
 from mim_jax.training.loop import train
 from mim_jax.training.optimizer import check as check_optimizer
+from mim_jax.training.resolve import plan
+from mim_jax.training.sharding import make_mesh
 from mim_jax.training.validation import ValidationLoss
 
 
@@ -65,8 +67,10 @@ class TrainData:
         return self._batches
 
 
-def pretrain(config: ConfigDict, workdir: str | Path) -> None:
-    """Trains a config in `workdir`, continuing what is there; writes the run's page at the end.
+def pretrain(config: ConfigDict, workdir: str | Path) -> bool:
+    """Trains a config in `workdir`, continuing what is there; writes the run's page.
+
+    Returns whether the last step was reached; False if a signal stopped the run before.
 
     Raises:
         MimError: anything that the user can mend, in one sentence.
@@ -76,14 +80,15 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     data = TrainData(config, workdir)
 
-    def evaluators(plan, mesh, writers):
+    def evaluators(run, mesh, writers):
         evaluate = config.training.evaluate
         return (
-            ValidationLoss(config, method, mesh, plan.steps(evaluate.loss_every_epochs), eval_batches),
-            OnlineKNN(config, method, mesh, plan.steps(evaluate.knn_every_epochs)),
-            Reconstructions(config, method, workdir, writers, plan.steps(evaluate.pictures_every_epochs)),
+            ValidationLoss(config, method, mesh, run.steps(evaluate.loss_every_epochs), eval_batches),
+            OnlineKNN(config, method, mesh, run.steps(evaluate.knn_every_epochs)),
+            Reconstructions(config, method, workdir, writers, run.steps(evaluate.pictures_every_epochs)),
         )
 
-    train(config, workdir, method, data, evaluators)
+    last = train(config, workdir, method, data, evaluators)
     if jax.process_index() == 0:
         write_page(workdir)
+    return int(last.step) == plan(config, data.records, make_mesh(config.mesh)).total_steps

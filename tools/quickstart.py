@@ -39,7 +39,8 @@ def main() -> None:
     workdir = next_workdir(ROOT / "runs")
     name = workdir.relative_to(ROOT)
     print(f"1 of 3: pretraining a small MAE on handwritten digits in {name}", flush=True)
-    pretrain(configs.load(str(ROOT / "configs" / "mae" / "digits.py")), workdir)
+    if not pretrain(configs.load(str(ROOT / "configs" / "mae" / "digits.py")), workdir):
+        sys.exit(f"quickstart: stopped; `mim-jax train --config configs/mae/digits.py --workdir {name}` continues it")
     print("\n2 of 3: what the encoder is worth, beside an untrained one and raw pixels", flush=True)
     evaluate(workdir, ("knn", "linear"))
     print("\n3 of 3: pictures and the page of the run", flush=True)

@@ -46,6 +46,7 @@ def get_config(arg=None):
         augmentation="random",
         source="tfds:imagenet2012:train",
         eval_source="tfds:imagenet2012:validation",
+        workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
     name = args.variant or "B/16"
     size = name.partition("/")[0]
@@ -68,7 +69,7 @@ def get_config(arg=None):
 
     config.data.source = args.source
     config.data.eval_source = args.eval_source
-    config.data.workers = 32
+    config.data.workers = args.workers
     for key, value in AUGMENTATIONS[args.augmentation].items():
         config.data.views.image[key] = value
 

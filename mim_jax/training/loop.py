@@ -92,15 +92,13 @@ def train(
     run = plan(config, data.records, mesh)
     settings = step_settings(config, run)
     check_same_run(config, workdir)
-    local = next(data.open_at(0))
-    batch = global_batch(local, mesh)
+    batch = global_batch(next(data.open_at(0)), mesh)
 
     # ---- Shapes, shardings, the compiled step ------------------------------------------------------------------
-    groups = method.param_groups()
     key = run_key(config.seed, "init")
     views = jax.eval_shape(partial(prepare, settings=settings), batch)
     params = jax.eval_shape(method.init, key, views).params
-    optimizer = build_optimizer(config.optimizer, groups, params)
+    optimizer = build_optimizer(config.optimizer, method.param_groups(), params)
     start = partial(init_state, method, optimizer, ema=config.optimizer.ema > 0)
     shapes = jax.eval_shape(start, key, views)
     shardings = tree_shardings(shapes, mesh, config.sharding)
@@ -130,14 +128,8 @@ def train(
     checkpoints = Checkpoints(
         workdir, keep=saved.keep, keep_best=saved.keep_best, metric=saved.metric, meta={"seed": config.seed}
     )
-    if checkpoints.latest_step() is None:
-        init = jax.jit(lambda k, b: start(k, prepare(b, settings)), out_shardings=shardings)
-        state, frozen = init(key, batch)
-        checkpoints.save_frozen(frozen)
-    else:
-        state, _, _ = checkpoints.restore(abstract)
-        frozen = checkpoints.restore_frozen(frozen_shapes)
-        say(f"continuing {workdir} at step {int(state.step)} of {run.total_steps}")
+    init = jax.jit(lambda k, b: start(k, prepare(b, settings)), out_shardings=shardings)
+    state, frozen = restore_or(checkpoints, abstract, frozen_shapes, lambda: init(key, batch))
     writers = Writers(
         workdir,
         tensorboard=config.training.tensorboard,
@@ -151,6 +143,19 @@ def train(
     finally:
         checkpoints.close()
         writers.close()
+
+
+def restore_or(
+    checkpoints: Checkpoints, abstract: TrainState, frozen_shapes: Tree, init: Callable[[], tuple[TrainState, Tree]]
+) -> tuple[TrainState, Tree]:
+    """The newest checkpoint, on the mesh that `abstract` names; a fresh state where there is none."""
+    if checkpoints.latest_step() is None:
+        state, frozen = init()
+        checkpoints.save_frozen(frozen)
+        return state, frozen
+    state, _, step = checkpoints.restore(abstract)
+    say(f"continuing at step {step}")
+    return state, checkpoints.restore_frozen(frozen_shapes)
 
 
 def run_steps(

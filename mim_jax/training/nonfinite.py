@@ -57,7 +57,7 @@ def write_bundle(
 def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tree], batch: Batch, step: int) -> dict:
     """Runs one step again, array by array, and names the first that is not finite.
 
-    Returns step, seed, record indices, loss, the norm of every parameter and gradient, and the first non-finite
+    Returns step, seed, the step's key, record indices, loss, the norm of every parameter and gradient, and the first non-finite
     array in the order inputs, parameters, outputs of the modules as they run, loss, gradients. Norms that are not
     finite are given as text, so that the report is valid JSON.
     """
@@ -84,6 +84,7 @@ def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tr
     return {
         "step": step,
         "seed": config.seed,
+        "key": jax.random.key_data(step_key).tolist(),
         "records": np.asarray(batch["index"]).tolist() if "index" in batch else [],
         "loss": _number(loss),
         "first non-finite array": seen.first or "none: the step is finite when it is run array by array",

@@ -27,6 +27,7 @@ SMALL = [
     "optimizer.warmup_epochs=1", "training.tensorboard=False", "training.evaluate.images=64",
     "training.checkpoint.every_epochs=1", "training.evaluate.pictures_every_epochs=0",
     "training.evaluate.knn_every_epochs=0", "training.evaluate.loss_every_epochs=1",
+    "optimizer.ema=0.9", "training.accumulate=2",
 ]  # fmt: skip
 
 
@@ -132,6 +133,7 @@ def test_nonfinite_stop_writes_a_bundle_that_replays(root, tmp_path, capsys):
     bundle = tmp_path / "nonfinite" / "step_00000003"
     report = nonfinite.replay(bundle)
     assert report["first non-finite array"] == "batch/image" and report["step"] == 3
+    assert len(report["key"]) == 2 and set(report["parameter norms"]) == set(report["gradient norms"])
     assert len(report["records"]) == 256
     assert "first non-finite array: batch/image" in capsys.readouterr().out
     with pytest.raises(MimError, match="is not a non-finite bundle"):
