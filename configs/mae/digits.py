@@ -6,7 +6,7 @@ from mim_jax.models.vit import variant
 
 
 def get_config(arg=None):
-    args = arguments(arg, epochs=60.0, batch_size=128)
+    args = arguments(arg, epochs=25.0, batch_size=64)
     config = recipes.pretrain()
 
     config.model = variant("Ti/4", image_size=(32, 32), channels=1)
@@ -37,7 +37,13 @@ def get_config(arg=None):
     config.training.batch_size = args.batch_size
     config.training.precision = "fp32"
     config.training.log_every = 10
-    config.optimizer.lr = 1e-3
+    config.optimizer.lr = 2e-3
     config.optimizer.lr_batch = 0
-    config.optimizer.warmup_epochs = 5.0
+    config.optimizer.warmup_epochs = min(5.0, args.epochs / 5)
+    config.training.evaluate.knn_every_epochs = 5.0
+
+    # The recipe's batch of 16384 would be one step an epoch here.
+    config.evaluation.linear.batch_size = 256
+    config.evaluation.linear.lr = 6.4
+    config.evaluation.linear.lr_batch = 0
     return config

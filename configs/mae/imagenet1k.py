@@ -79,7 +79,7 @@ def get_config(arg=None):
     config.optimizer.warmup_epochs = min(40.0, args.epochs)
     config.optimizer.weight_decay = 0.05
 
-    config.evaluation.linear.epochs = 90.0 if size == "B" else 50.0
+    config.evaluation.linear.epochs = 50.0 if size in ("L", "H") else 90.0
     config.evaluation.finetune.update(FINETUNE.get(size, {}))
     if args.target == "pixel":
         config.evaluation.finetune.update(FINETUNE_PIXEL.get(size, {}))

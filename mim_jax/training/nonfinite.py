@@ -57,9 +57,9 @@ def write_bundle(
 def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tree], batch: Batch, step: int) -> dict:
     """Runs one step again, array by array, and names the first that is not finite.
 
-    Returns step, seed, the step's key, record indices, loss, the norm of every parameter and gradient, and the first non-finite
-    array in the order inputs, parameters, outputs of the modules as they run, loss, gradients. Norms that are not
-    finite are given as text, so that the report is valid JSON.
+    Returns step, seed, the step's key, record indices, loss, the norm of every parameter and gradient, and the first
+    non-finite array in the order inputs, parameters, outputs of the modules as they run, loss, gradients. Norms that
+    are not finite are given as text, so that the report is valid JSON.
     """
     plain = config.copy_and_resolve_references()
     for key, value in (("scan", False), ("remat", "none")):
