@@ -121,7 +121,7 @@ def print_facts(facts: dict[str, Any], file=None) -> None:
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {_short(v)}" for k, v in value.items())
-        print(f"  {name:<26} {_short(value)}", file=file)
+        print(f"  {name:<26} {_short(value)}", file=file, flush=True)
 
 
 def _short(value: Any) -> str:
