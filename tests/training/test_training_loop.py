@@ -91,8 +91,8 @@ def test_continuing_gives_the_same_losses_bit_for_bit(finished, root, tmp_path):
 
 
 def test_a_changed_config_is_refused_with_the_difference(finished, root):
-    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.001 -> 0.002"):
-        pretrain(small(root, "optimizer.lr=0.002"), finished)
+    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.002 -> 0.003"):
+        pretrain(small(root, "optimizer.lr=0.003"), finished)
     before = losses(finished)
     pretrain(small(root, "training.log_every=5", "model.scan=True"), finished)
     assert losses(finished) == before
@@ -155,7 +155,7 @@ def test_nonfinite_skip_leaves_the_batch_out_and_goes_on(root, tmp_path):
             "training.batch_size=4096",
             "batch_size 4096 is larger than the 1438 training records; lower training.batch_size",
         ),
-        ("training.batch_size=255", "not divisible by 8 device shards.*nearest valid: 256"),
+        ("training.batch_size=250", "not divisible by 8 device shards.*nearest valid: 256"),
         ("model.heads=3", "model.heads 3 does not divide"),
         ("model.patch_size=5", "patch of 5 does not divide"),
         ("method.mask_ratio=1.2", "mask_ratio 1.2"),
