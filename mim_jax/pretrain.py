@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from mim_jax.data.ordered import eval_batches
 from mim_jax.data.train import TrainBatches, train_batches
 from mim_jax.errors import ConfigError
 from mim_jax.evaluation.online import OnlineKNN
+from mim_jax.interop import frozen
 from mim_jax.methods import registry
 from mim_jax.methods.base import Method
 from mim_jax.report.online import Reconstructions
@@ -22,6 +24,7 @@ from mim_jax.training.optimizer import check as check_optimizer
 from mim_jax.training.resolve import plan
 from mim_jax.training.sharding import make_mesh
 from mim_jax.training.validation import ValidationLoss
+from mim_jax.training.views import Views
 
 
 def check_all(config: ConfigDict) -> Method:
@@ -34,16 +37,34 @@ def check_all(config: ConfigDict) -> Method:
     check_data(config.data)
     check_optimizer(config.optimizer, epochs=config.training.epochs, batch_size=config.training.batch_size)
     method = registry.build(config)
-    model = getattr(method, "model", None)
-    view = config.data.views.get("image")
-    if model is not None and view is not None:
-        for key, have, need in (
-            ("data.views.image.size", tuple(view.size), tuple(model.image_size)),
-            ("data.channels", config.data.channels, model.channels),
-        ):
-            if have != need:
-                raise ConfigError(f"{key} is {have}, but the model is built for {need}; make them equal")
+    check_views(config, method)
     return method
+
+
+def check_views(config: ConfigDict, method: Method) -> None:
+    """Refuses views of the data that are not those that the method asks for.
+
+    Raises:
+        ConfigError: the view and the key that differ.
+    """
+    given, wanted = dict(Views.from_config(config.data).shapes), method.views()
+    for name in wanted:
+        if name not in given:
+            raise ConfigError(f"data.views has no '{name}', which {method.name} needs; add one of {wanted[name]}")
+    for name, have in given.items():
+        if name not in wanted:
+            raise ConfigError(f"data.views.{name} is not used by {method.name}, whose views are {', '.join(wanted)}")
+        need = wanted[name]
+        for key in ("size", "count", "normalize"):
+            if getattr(have, key) != getattr(need, key):
+                raise ConfigError(
+                    f"data.views.{name}.{key} is {getattr(have, key)}, but the model is built for "
+                    f"{getattr(need, key)}; make them equal"
+                )
+        if have.channels != need.channels:
+            raise ConfigError(
+                f"data.channels is {have.channels}, but the model is built for {need.channels}; make them equal"
+            )
 
 
 class TrainData:
@@ -88,7 +109,7 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> bool:
             Reconstructions(config, method, workdir, writers, run.steps(evaluate.pictures_every_epochs)),
         )
 
-    last = train(config, workdir, method, data, evaluators)
+    last = train(config, workdir, method, data, evaluators, partial(frozen.read, config, method))
     if jax.process_index() == 0:
         write_page(workdir)
     return int(last.step) == plan(config, data.records, make_mesh(config.mesh)).total_steps

@@ -65,6 +65,16 @@ def view(size: tuple[int, int] = (224, 224)) -> dict:
         "interpolation": "bicubic",  # bicubic | bilinear | lanczos | nearest
         "flip": 0.5,  # probability of a horizontal flip
         "color_jitter": 0.0,  # strength of brightness, contrast and saturation jitter
+        "color_jitter_hue": 0.0,  # share of the colour circle
+        "color_jitter_probability": 1.0,
+        "jitter_first": False,  # jitter the whole image before the crop (BEiT), not the crop
+        "grayscale": 0.0,  # probability
+        "blur": 0.0,  # probability of a Gaussian blur
+        "blur_radius": (0.1, 2.0),  # pixels, uniform
+        "solarize": 0.0,  # probability
+        "count": 1,  # crops per image; more than one gives the batch (B, count, H, W, C)
+        "same_as": "",  # another view whose crop box, flip and jitter this one shares
+        "normalize": True,  # by mean and std; False: pixels in [0, 1]
     }
 
 

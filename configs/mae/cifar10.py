@@ -5,7 +5,7 @@ configs/mae/cifar10.py:epochs=400,variant=S/4,source=parquet:data/cifar10/train-
 
 from mim_jax import recipes
 from mim_jax.config import arguments
-from mim_jax.models.vit import variant
+from mim_jax.models.vit_config import variant
 
 
 def get_config(arg=None):

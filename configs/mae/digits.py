@@ -2,7 +2,7 @@
 
 from mim_jax import recipes
 from mim_jax.config import arguments
-from mim_jax.models.vit import variant
+from mim_jax.models.vit_config import variant
 
 
 def get_config(arg=None):

@@ -10,7 +10,7 @@ array records that `tfds build imagenet2012` prepares; any other source of the d
 from mim_jax import recipes
 from mim_jax.config import arguments
 from mim_jax.errors import ConfigError
-from mim_jax.models.vit import variant
+from mim_jax.models.vit_config import variant
 
 # Fine-tuning differs by size (released recipe for models pretrained on standardised pixels).
 FINETUNE = {

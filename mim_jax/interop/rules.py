@@ -41,6 +41,18 @@ def timm_block(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def beit_block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """A block of BEiT's family: no bias for k, layer scale, a relative table where there is one."""
+    return (
+        *timm_block(theirs, ours),
+        *same(f"{theirs}.attn.q_bias", f"{ours}/attn/q_bias"),
+        *same(f"{theirs}.attn.v_bias", f"{ours}/attn/v_bias"),
+        *same(f"{theirs}.attn.relative_position_bias_table", f"{ours}/attn/relative_bias/table"),
+        *same(f"{theirs}.gamma_1", f"{ours}/gamma_1"),
+        *same(f"{theirs}.gamma_2", f"{ours}/gamma_2"),
+    )
+
+
 def under(prefix: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     """The rules for the same model deeper in our tree."""
     return tuple(Rule(r.theirs, tuple(f"{prefix}/{path}" for path in r.ours), r.pattern, r.axis) for r in rules)

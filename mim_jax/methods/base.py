@@ -25,6 +25,25 @@ Batch = dict[str, Any]
 Tree = Any
 
 
+@dataclasses.dataclass(frozen=True)
+class ViewShape:
+    """What a method expects of one image view of its batch.
+
+    size: (height, width). count: crops per image; more than one gives an axis after the batch's.
+    normalize: by the data set's mean and deviation; False gives pixels in [0, 1] (tokenizers).
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    count: int = 1
+    normalize: bool = True
+
+    def array(self, batch: int) -> tuple[int, ...]:
+        """Shape of the view in a batch: (B, H, W, C), or (B, count, H, W, C)."""
+        crops = (self.count,) if self.count > 1 else ()
+        return (batch, *crops, *self.size, self.channels)
+
+
 class Variables(struct.PyTreeNode):
     """Everything a method owns: `params` trained, `extra` moved by the method, `frozen` never changed."""
 
@@ -109,18 +128,14 @@ class ParamGroups:
     frozen: tuple[str, ...] = ()
 
 
-def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
-    """Groups of a vision transformer (BEiT, MAE): embeddings are layer 0, block i is layer i + 1, the rest last."""
-    layers = ((rf"{encoder}/(?:cls_token|mask_token|pos_embed|patch_embed)", 0), (rf"{encoder}/blocks_(\d+)/", 1))
-    return ParamGroups(depth=depth, layers=layers)
-
-
 @dataclasses.dataclass(frozen=True)
 class Method(abc.ABC):
     """Base of all methods: the arithmetic every system shares."""
 
     name: ClassVar[str] = ""
+    masks: ClassVar[bool] = True  # False: nothing is hidden (a tokenizer), and `trace` has no mask
     scores_visible: ClassVar[bool] = False  # whether visible patches are part of the loss
+    batch_statistics: ClassVar[bool] = False  # whether images of a batch share statistics (batch norm)
     without_gradient: ClassVar[tuple[str, ...]] = ()  # patterns of `params` that the loss does not reach, by design
 
     @classmethod
@@ -136,6 +151,18 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def tiny(cls, image_size: tuple[int, int] = (16, 16), channels: int = 3, **model: Any) -> Method:
         """A very small instance for the contract tests; `model` holds further keys of the model section."""
+
+    def views(self) -> dict[str, ViewShape]:
+        """The image views of a batch, by name; `image` is the one that evaluation knows."""
+        model: Any = getattr(self, "model", None)
+        return {"image": ViewShape(model.image_size, model.channels)}
+
+    def sources(self) -> dict[str, str]:
+        """Where entries of `frozen` are read from: {'tokenizer': run folder or weight file}; '' is left as `init` says.
+
+        What a name stands for on disk is decided by `mim_jax.interop.frozen`.
+        """
+        return {}
 
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray, batch: Batch) -> Variables:

@@ -18,10 +18,13 @@ from mim_jax.losses.masked import masked_mean, squared_error
 from mim_jax.masking.block import block_mask
 from mim_jax.masking.mask import Mask
 from mim_jax.masking.random import grid_mask, random_mask, visible_count
-from mim_jax.methods.base import Features, Method, Output, ParamGroups, Pictures, Variables, section, vit_groups
+from mim_jax.methods.base import Features, Method, Output, ParamGroups, Pictures, Variables, section
 from mim_jax.methods.pictures import patch_pictures
+from mim_jax.methods.transformers import vit_features, vit_groups
 from mim_jax.models.mae_decoder import MaeDecoder, mae_decoder_flops
-from mim_jax.models.vit import Vit, VitConfig, check_heads, vit_flops
+from mim_jax.models.vit import Vit, vit_flops
+from mim_jax.models.vit_config import VitConfig, check_heads
+from mim_jax.nn.drop_path import drop_path_noise
 from mim_jax.nn.patches import patchify
 from mim_jax.targets.patch_values import TARGETS, patch_pixels, patch_target
 from mim_jax.targets.pca import fit_patch_basis
@@ -108,7 +111,7 @@ class MAE(Method):
     def draw(self, params, extra, frozen, batch, key, progress):
         size = batch["image"].shape[0]
         mask_key, path_key = jax.random.split(key)
-        noise = jax.random.uniform(path_key, (size, self.model.depth, 2)) if self.model.drop_path_rate else None
+        noise = drop_path_noise(path_key, size, self.model.depth, self.model.drop_path_rate)
         return {"mask": self.mask(mask_key, size), "drop_path": noise}
 
     def forward(self, params, extra, frozen, batch, draws, progress):
@@ -124,11 +127,7 @@ class MAE(Method):
         return loss, Output(terms={"reconstruction": loss}, weight=weight, trace=trace)
 
     def encode(self, params, images, *, extra=None, layers=False) -> Features:
-        encoder, _ = self.modules()
-        tokens, outputs = encoder.apply({"params": params["encoder"]}, images, layers=layers)
-        grid = (images.shape[1] // self.model.patch_size[0], images.shape[2] // self.model.patch_size[1])
-        tokens = tokens.astype(jnp.float32)
-        return Features(tokens[:, 0], tokens[:, 1:], tokens[:, 1:].mean(1), tuple(outputs), grid)
+        return vit_features(self.modules()[0], params["encoder"], images, layers)
 
     def show(self, params, extra, frozen, batch, key) -> Pictures:
         images, size = batch["image"], self.model.patch_size

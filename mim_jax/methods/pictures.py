@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -34,3 +35,20 @@ def patch_pictures(
     }
     error = jnp.abs(image(jnp.where(hide, prediction - patches, 0.0))).mean(-1)
     return Pictures(panels, {"error": error}, true_patch_statistics)
+
+
+def feature_colours(
+    features: Float[Array, "B N D"], grid: tuple[int, int], images: Float[Array, "B H W C"]
+) -> Float[Array, "B H W C"]:
+    """Features of patches as colours: their three largest principal components over the batch, at the images' size.
+
+    One standard deviation of a component is one of a channel; with other channel counts components repeat or drop.
+    """
+    flat = features.astype(jnp.float32).reshape(-1, features.shape[-1])
+    centred = flat - flat.mean(0)
+    _, vectors = jnp.linalg.eigh(centred.T @ centred)
+    main = centred @ vectors[:, ::-1][:, :3]
+    main = main / jnp.maximum(main.std(0), 1e-6)
+    colours = main[:, jnp.arange(images.shape[-1]) % main.shape[-1]]
+    colours = colours.reshape(len(images), *grid, images.shape[-1])
+    return jax.image.resize(colours, images.shape, "nearest")

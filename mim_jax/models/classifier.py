@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mim_jax.errors import ConfigError
-from mim_jax.models.vit import Vit, VitConfig
+from mim_jax.models.vit import Vit
+from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.norms import layer_norm
 
 POOLINGS = ("mean", "cls")
@@ -48,7 +49,9 @@ class Classifier(nn.Module):
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling '{self.pooling}' is not one of {', '.join(POOLINGS)}")
         mean = self.pooling == "mean"
-        config = dataclasses.replace(self.config, positions="learned")
+        config = self.config
+        if config.positions == "sincos":
+            config = dataclasses.replace(config, positions="learned_sincos")
         tokens, _ = Vit(config, final_norm=not mean, name="encoder")(images, noise=noise)
         tokens = tokens.astype(jnp.float32)
         if mean:

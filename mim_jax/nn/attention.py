@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from mim_jax.nn.init import Init, scaled
+from mim_jax.nn.relative import RelativeBias
+
 
 def attend(
     q: Float[Array, "B K Q d"],
@@ -31,16 +34,32 @@ def attend(
 
 
 class SelfAttention(nn.Module):
-    """Fused qkv projection with bias, attention, output projection (ViT; Xavier-uniform on the fused matrix)."""
+    """Fused qkv projection, attention, output projection.
+
+    qkv_bias: full (one bias for q, k and v) | qv (separate `q_bias` and `v_bias`, none for k: BEiT) | none.
+    relative_grid: grid of a relative position bias of its own; None for none. start: see `nn.init`.
+    proj_scale: multiplies the output matrix at the start.
+    """
 
     heads: int
     dtype: Dtype = jnp.float32
+    qkv_bias: str = "full"
+    relative_grid: tuple[int, int] | None = None
+    start: Init = Init()
+    proj_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], bias: Float[Array, "#B K T T"] | None = None) -> Float[Array, "B T D"]:
         width = x.shape[-1]
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        qkv = dense(3 * width, name="qkv")(x)
+        dense = partial(nn.Dense, dtype=self.dtype, bias_init=self.start.bias)
+        qkv = dense(3 * width, kernel_init=self.start.kernel, use_bias=self.qkv_bias == "full", name="qkv")(x)
+        if self.qkv_bias == "qv":
+            q_bias, v_bias = (self.param(name, nn.initializers.zeros, (width,)) for name in ("q_bias", "v_bias"))
+            qkv = qkv + jnp.concatenate([q_bias, jnp.zeros(width), v_bias]).astype(qkv.dtype)
         q, k, v = einops.rearrange(qkv, "b t (three k d) -> three b k t d", three=3, k=self.heads)
+        if self.relative_grid is not None:
+            cls_token = x.shape[1] > self.relative_grid[0] * self.relative_grid[1]
+            own = RelativeBias(self.heads, self.relative_grid, cls_token, name="relative_bias")()
+            bias = own if bias is None else bias + own
         out = einops.rearrange(attend(q, k, v, bias), "b k t d -> b t (k d)")
-        return dense(width, name="proj")(out)
+        return dense(width, kernel_init=scaled(self.start.kernel, self.proj_scale), name="proj")(out)

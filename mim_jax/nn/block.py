@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 
 from mim_jax.nn.attention import SelfAttention
 from mim_jax.nn.drop_path import drop_path, drop_path_rates
+from mim_jax.nn.init import INITS
 from mim_jax.nn.mlp import Mlp
 from mim_jax.nn.norms import layer_norm
 
@@ -22,29 +24,6 @@ REMAT_POLICIES = {
 }
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    heads: int
-    mlp_ratio: float = 4.0
-    dtype: Dtype = jnp.float32
-    layer_norm_eps: float = 1e-6
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        noise: Float[Array, "B 2"] | None = None,
-        rate: float | Float[Array, ""] = 0.0,
-    ) -> Float[Array, "B T D"]:
-        normed = layer_norm("norm1", self.dtype, self.layer_norm_eps)(x)
-        branch = SelfAttention(self.heads, self.dtype, name="attn")(normed)
-        x = x + drop_path(branch, None if noise is None else noise[:, 0], rate)
-        normed = layer_norm("norm2", self.dtype, self.layer_norm_eps)(x)
-        branch = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")(normed)
-        return x + drop_path(branch, None if noise is None else noise[:, 1], rate)
-
-
 @dataclasses.dataclass(frozen=True)
 class StackConfig:
     """How a stack of equal blocks is built and run.
@@ -52,6 +31,8 @@ class StackConfig:
     scan: run as one scanned block (compile time and program size of one block). Parameters are stacked inside the
         step and stay per block outside, so checkpoints, exports and sharding rules never see the difference.
     remat: none | full | dots: what is recomputed in the backward pass.
+    qkv_bias: full | qv | none. layer_scale: start of a learned scale on both branches; 0 leaves it out.
+    relative_grid: grid of a relative position bias in every block; None for none. init: a name in `nn.init.INITS`.
     """
 
     depth: int
@@ -62,10 +43,48 @@ class StackConfig:
     remat: str = "none"
     dtype: Dtype = jnp.float32
     layer_norm_eps: float = 1e-6
+    qkv_bias: str = "full"
+    layer_scale: float = 0.0
+    relative_grid: tuple[int, int] | None = None
+    init: str = "mae"
 
-    def block(self, **placement) -> Block:
-        """One block of the stack; `placement`: parent and name."""
-        return Block(self.heads, self.mlp_ratio, self.dtype, self.layer_norm_eps, **placement)
+    def block(self, number: int = 0, **placement) -> Block:
+        """Block `number` of the stack; `placement`: parent and name."""
+        return Block(self, number, **placement)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    number: from 0; only the initial scale of some families depends on it.
+    """
+
+    config: StackConfig
+    number: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        bias: Float[Array, "#B K T T"] | None = None,
+        noise: Float[Array, "B 2"] | None = None,
+        rate: float | Float[Array, ""] = 0.0,
+    ) -> Float[Array, "B T D"]:
+        c, width = self.config, x.shape[-1]
+        init = INITS[c.init]
+        second = (2.0 * (self.number + 1)) ** -0.5 if init.rescale else 1.0
+        norm = partial(layer_norm, dtype=c.dtype, epsilon=c.layer_norm_eps, bias_init=init.norm_bias)
+
+        def residual(x, branch, index):
+            if c.layer_scale:
+                gamma = self.param(f"gamma_{index + 1}", nn.initializers.constant(c.layer_scale), (width,))
+                branch = branch * gamma.astype(branch.dtype)
+            return x + drop_path(branch, None if noise is None else noise[:, index], rate)
+
+        attention = SelfAttention(c.heads, c.dtype, c.qkv_bias, c.relative_grid, init, second, name="attn")
+        x = residual(x, attention(norm("norm1")(x), bias), 0)
+        mlp = Mlp(int(width * c.mlp_ratio), c.dtype, init, second, name="mlp")
+        return residual(x, mlp(norm("norm2")(x)), 1)
 
 
 def run_blocks(
@@ -74,31 +93,32 @@ def run_blocks(
     x: Float[Array, "B T D"],
     noise: Float[Array, "B L 2"] | None = None,
     layers: bool = False,
+    bias: Float[Array, "#B K T T"] | None = None,
 ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T D"], ...]]:
     """Runs blocks_0, blocks_1, ... of `parent` (inside its compact call).
 
     Returns the last block's output, and every block's where `layers` asks for them. The noise drives drop path; it is
-    ignored where the rate is 0.
+    ignored where the rate is 0. The bias is added to the attention logits of every block.
     """
     rates = drop_path_rates(config.drop_path_rate, config.depth)
     noise = noise if config.drop_path_rate > 0 else None
     if not parent.is_initializing() and (config.scan or config.remat != "none"):
         params = [parent.variables["params"][f"blocks_{i}"] for i in range(config.depth)]
-        return _run_functional(params, config, x, noise, rates, layers)
+        return _run_functional(params, config, x, noise, rates, layers, bias)
     outputs = []
     for i in range(config.depth):
-        block = config.block(parent=parent, name=f"blocks_{i}")
-        x = block(x, None if noise is None else noise[:, i], float(rates[i]))
+        block = config.block(i, parent=parent, name=f"blocks_{i}")
+        x = block(x, bias, None if noise is None else noise[:, i], float(rates[i]))
         outputs.append(x)
     return x, tuple(outputs) if layers else ()
 
 
-def _run_functional(params: list, config: StackConfig, x, noise, rates, layers: bool):
+def _run_functional(params: list, config: StackConfig, x, noise, rates, layers: bool, bias):
     block = config.block(parent=None)
 
     def body(x, inputs):
         params, noise, rate = inputs
-        x = block.apply({"params": params}, x, noise, rate)
+        x = block.apply({"params": params}, x, bias, noise, rate)
         return x, x if layers else None
 
     if config.remat != "none":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def drop_path(
@@ -24,3 +25,8 @@ def drop_path(
 def drop_path_rates(rate: float, depth: int) -> Float[np.ndarray, "L"]:
     """Rates that grow linearly from 0 in the first block to `rate` in the last."""
     return np.linspace(0.0, rate, depth, dtype=np.float32)
+
+
+def drop_path_noise(key: PRNGKeyArray, batch: int, depth: int, rate: float) -> Float[Array, "B L 2"] | None:
+    """The uniform noise of a whole stack, two branches per block; None where the rate is 0."""
+    return jax.random.uniform(key, (batch, depth, 2)) if rate > 0 else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import einops
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from mim_jax.errors import ConfigError
+from mim_jax.nn.init import Init, fan_in_uniform
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int], where: str = "model") -> tuple[int, int]:
@@ -43,32 +43,23 @@ def unpatchify(
     )
 
 
-def torch_default_bias(fan_in: int):
-    """Uniform in +-1/sqrt(fan_in), where the original leaves a layer's bias at its framework's default."""
-
-    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-        bound = fan_in**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
 class PatchEmbed(nn.Module):
     """A linear map of every patch, equal to a convolution with kernel and stride of a patch.
 
-    The kernel is (P, D) with P in the order of `patchify`; Xavier-uniform on that matrix, bias at the convolution's
-    framework default (MAE card, init).
+    The kernel is (P, D) with P in the order of `patchify`.
     """
 
     width: int
     dtype: Dtype = jnp.float32
+    start: Init = Init()
 
     @nn.compact
     def __call__(self, patches: Float[Array, "B N P"]) -> Float[Array, "B N D"]:
+        default = fan_in_uniform(patches.shape[-1])  # what the originals' framework gives a convolution
         return nn.Dense(
             self.width,
             dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            bias_init=torch_default_bias(patches.shape[-1]),
+            kernel_init=self.start.patch_kernel or default,
+            bias_init=self.start.patch_bias or default,
             name="proj",
         )(patches)

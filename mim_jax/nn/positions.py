@@ -10,11 +10,11 @@ from jaxtyping import Array, Float
 from mim_jax.errors import ConfigError
 
 
-def sincos_2d(grid: tuple[int, int], width: int, prefix: int = 1) -> Float[np.ndarray, "T D"]:
+def sincos_2d(grid: tuple[int, int], width: int, prefix: int = 1, row_first: bool = False) -> Float[np.ndarray, "T D"]:
     """Fixed sin-cos table (MAE, appendix A.1), float32, raster order, after `prefix` rows of zeros for class tokens.
 
     q = D / 4 frequencies w_k = 10000^(-k/q); a position t gives [sin(t w), cos(t w)]. The FIRST half of the channels
-    is the COLUMN, the second the row: tables of ports that put the row first are not interchangeable.
+    is the COLUMN, the second the row, unless `row_first` (CAE) swaps the halves.
 
     Raises:
         ConfigError: the width is not a multiple of 4.
@@ -32,7 +32,8 @@ def sincos_2d(grid: tuple[int, int], width: int, prefix: int = 1) -> Float[np.nd
     rows, columns = np.meshgrid(
         np.arange(grid[0], dtype=np.float64), np.arange(grid[1], dtype=np.float64), indexing="ij"
     )
-    table = np.concatenate([embed(columns.ravel()), embed(rows.ravel())], axis=1)
+    first, second = (rows, columns) if row_first else (columns, rows)
+    table = np.concatenate([embed(first.ravel()), embed(second.ravel())], axis=1)
     return np.concatenate([np.zeros((prefix, width)), table]).astype(np.float32)
 
 

@@ -15,8 +15,8 @@ from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from mim_jax.data import eval_batches
 from mim_jax.methods.base import Method, Pictures, Variables
-from mim_jax.nn.images import normalize
 from mim_jax.report.pictures import draw, save
+from mim_jax.training.views import Views
 
 COUNT = 8  # images
 
@@ -27,17 +27,16 @@ def fixed_images(data: Any, count: int) -> Shaped[np.ndarray, "B H W C"]:
     return np.asarray(batch["image"])[np.asarray(batch["valid"])]
 
 
-@functools.partial(jax.jit, static_argnames=("method", "mean", "std"))
+@functools.partial(jax.jit, static_argnames=("method", "views"))
 def _show(
     variables: Variables,
     images: Shaped[Array, "B H W C"],
     key: PRNGKeyArray,
     *,
     method: Method,
-    mean: tuple,
-    std: tuple,
+    views: Views,
 ) -> Pictures:
-    batch = {"image": normalize(images, mean, std)}
+    batch = views.complete({"image": images})
     pictures = method.show(variables.params, variables.extra, variables.frozen, batch, key)
     # jit hands plain dictionaries back sorted by key; the method's own order is the one to be seen.
     return pictures.replace(panels=OrderedDict(pictures.panels), maps=OrderedDict(pictures.maps))
@@ -47,8 +46,7 @@ def predict(
     method: Method, variables: Variables, data: Any, images: Shaped[np.ndarray, "B H W C"], seed: int
 ) -> Pictures:
     """`method.show` of stored images (B, H, W, C); `seed` decides what is hidden."""
-    settings = {"method": method, "mean": tuple(data.mean), "std": tuple(data.std)}
-    pictures = _show(variables, images, jax.random.key(seed), **settings)
+    pictures = _show(variables, images, jax.random.key(seed), method=method, views=Views.from_config(data))
     # With several processes an array may lie on devices of others.
     return multihost_utils.process_allgather(pictures, tiled=True) if jax.process_count() > 1 else pictures
 

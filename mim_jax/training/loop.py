@@ -30,7 +30,8 @@ from mim_jax.training.resolve import Plan, facts, plan, print_facts
 from mim_jax.training.schedules import warmup_cosine_at_step
 from mim_jax.training.sharding import global_batch, make_mesh, replicated, to_mesh, tree_shardings
 from mim_jax.training.state import TrainState, init_state, run_key
-from mim_jax.training.step import StepSettings, prepare, train_step
+from mim_jax.training.step import StepSettings, train_step
+from mim_jax.training.views import Views
 
 Tree = Any
 
@@ -80,8 +81,11 @@ def train(
     method: Method,
     data: Data,
     evaluators: Callable[[Plan, Mesh, Writers], Sequence[Evaluator]] = lambda *_: (),
+    teachers: Callable[[Tree], Tree] = lambda shapes: {},
 ) -> TrainState:
     """Trains until the last step, or until a signal asks to stop; continues a run that `workdir` holds.
+
+    teachers: reads entries of `frozen` (tokenizers, teachers) from elsewhere, for a run that begins; takes the shapes.
 
     Raises:
         ConfigError: a config that does not fit the data, the devices, or the run that is already in `workdir`.
@@ -96,7 +100,8 @@ def train(
 
     # ---- Shapes, shardings, the compiled step ------------------------------------------------------------------
     key = run_key(config.seed, "init")
-    views = jax.eval_shape(partial(prepare, settings=settings), batch)
+    prepare = settings.views.prepare
+    views = jax.eval_shape(prepare, batch)
     params = jax.eval_shape(method.init, key, views).params
     optimizer = build_optimizer(config.optimizer, method.param_groups(), params)
     start = partial(init_state, method, optimizer, ema=config.optimizer.ema > 0)
@@ -128,8 +133,14 @@ def train(
     checkpoints = Checkpoints(
         workdir, keep=saved.keep, keep_best=saved.keep_best, metric=saved.metric, meta={"seed": config.seed}
     )
-    init = jax.jit(lambda k, b: start(k, prepare(b, settings)), out_shardings=shardings)
-    state, frozen = restore_or(checkpoints, abstract, frozen_shapes, lambda: init(key, batch))
+    init = jax.jit(lambda k, b: start(k, prepare(b)), out_shardings=shardings)
+
+    def begin():
+        state, frozen = init(key, batch)
+        read = teachers(frozen_shapes)
+        return state, {**frozen, **to_mesh(read, {name: shardings[1][name] for name in read})} if read else frozen
+
+    state, frozen = restore_or(checkpoints, abstract, frozen_shapes, begin)
     writers = Writers(
         workdir,
         tensorboard=config.training.tensorboard,
@@ -257,10 +268,9 @@ def step_settings(config: ConfigDict, run: Plan) -> StepSettings:
         warmup_epochs=config.optimizer.warmup_epochs,
         epochs=config.training.epochs,
     )
-    views = tuple(sorted(config.data.views))
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    views = Views.from_config(config.data)
     return StepSettings(
-        run.total_steps, run.steps_per_epoch, rate, views, mean, std, config.training.accumulate, config.optimizer.ema
+        run.total_steps, run.steps_per_epoch, rate, views, config.training.accumulate, config.optimizer.ema
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,7 +23,8 @@ from mim_jax.methods import registry
 from mim_jax.methods.base import Batch, Progress
 from mim_jax.training.groups import flat
 from mim_jax.training.state import TrainState, run_key
-from mim_jax.training.step import StepSettings, prepare
+from mim_jax.training.step import StepSettings
+from mim_jax.training.views import Views
 
 Tree = Any
 
@@ -66,7 +68,7 @@ def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tr
         if key in plain.model:
             plain.model[key] = value
     method = registry.build(plain)
-    prepared = prepare({k: jnp.asarray(v) for k, v in batch.items()}, settings)
+    prepared = settings.views.prepare({k: jnp.asarray(v) for k, v in batch.items()})
     seen = Watch()
     for kind, tree in (("batch", prepared), *variables.items()):
         for name, leaf in flat(tree).items():
@@ -132,7 +134,7 @@ def replay(bundle: str | Path) -> dict:
             f"{folder} is not a non-finite bundle ({error}); give a folder nonfinite/step_*"
         ) from error
     config = configs.load_json(folder / "config.json")
-    report = diagnose(config, StepSettings(learning_rate=float, **_tuples(settings)), variables, batch, stored["step"])
+    report = diagnose(config, _settings(settings), variables, batch, stored["step"])
     print(f"step {report['step']}, seed {report['seed']}, {len(report['records'])} records: loss {report['loss']}")
     print(f"first non-finite array: {report['first non-finite array']}")
     print(f"when it happened:       {stored['first non-finite array']}")
@@ -148,9 +150,10 @@ def _number(value: Any) -> float | str:
 
 
 def _plain(settings: StepSettings) -> dict:
-    names = ("total_steps", "steps_per_epoch", "views", "mean", "std", "accumulate", "ema")
-    return {name: getattr(settings, name) for name in names}
+    values = dataclasses.asdict(settings)
+    del values["learning_rate"]
+    return values
 
 
-def _tuples(values: dict) -> dict:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+def _settings(values: dict) -> StepSettings:
+    return StepSettings(learning_rate=float, **{**values, "views": Views.from_json(values["views"])})

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from mim_jax.errors import ConfigError, nearest
 from mim_jax.methods.base import ParamGroups
@@ -84,16 +83,6 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda u: u * scale, updates), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
-
-
-def ema_start(params: Tree) -> Tree:
-    """A float32 copy of `params`, to start the moving average with."""
-    return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
-
-
-def ema_update(ema: Tree, params: Tree, decay: float | Float[Array, ""]) -> Tree:
-    """`decay * ema + (1 - decay) * params`, in float32."""
-    return jax.tree.map(lambda e, p: e * decay + p.astype(jnp.float32) * (1.0 - decay), ema, params)
 
 
 def peak_lr(optimizer: Section, batch_size: int) -> float:

@@ -8,16 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mim_jax import config as configs
 from mim_jax.errors import CheckpointError
 from mim_jax.methods import registry
 from mim_jax.methods.base import Batch, Method, Variables
-from mim_jax.nn.images import normalize
 from mim_jax.training.checkpoints import Checkpoints, Which, params_hash
 from mim_jax.training.state import run_key
+from mim_jax.training.views import Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +49,7 @@ def fresh_variables(config: ConfigDict, method: Method, batch: Batch | None = No
 
 def example_batch(config: ConfigDict, size: int = 1) -> Batch:
     """A batch of zeros with the shapes of a run's normalised batches."""
-    views = config.data.views.to_dict()
-    return {name: jnp.zeros((size, *view["size"], config.data.channels)) for name, view in views.items()}
+    return Views.from_config(config.data).example(size)
 
 
 def load_run(workdir: str | os.PathLike[str], step: Which = None) -> Run:
@@ -75,13 +73,3 @@ def load_run(workdir: str | os.PathLike[str], step: Which = None) -> Run:
         checkpoints.close()
     variables = Variables(restored[weights], restored["extra"], frozen)
     return Run(workdir, config, method, variables, step, params_hash(variables.params))
-
-
-def normalized(config: ConfigDict, batch: Batch) -> Batch:
-    """A host batch with all its views normalised on the device, as methods receive them."""
-    views = {
-        k: normalize(jnp.asarray(v), config.data.mean, config.data.std)
-        for k, v in batch.items()
-        if k in config.data.views
-    }
-    return {**batch, **views}

@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import PRNGKeyArray
 
 from mim_jax.methods.base import Batch, Method, Variables
-from mim_jax.training.optimizer import ema_start
+from mim_jax.nn.ema import ema_start
 
 Tree = Any
 

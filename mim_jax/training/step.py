@@ -12,9 +12,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mim_jax.methods.base import Batch, Method, Output, Progress, Variables
-from mim_jax.nn.images import normalize
-from mim_jax.training.optimizer import ema_update
+from mim_jax.nn.ema import ema_update
 from mim_jax.training.state import TrainState
+from mim_jax.training.views import Views
 
 Tree = Any
 Scalars = dict[str, Float[Array, ""]]
@@ -27,17 +27,9 @@ class StepSettings:
     total_steps: int
     steps_per_epoch: int
     learning_rate: Callable[[Any], Any]  # step -> learning rate
-    views: tuple[str, ...]  # keys of the batch that are images
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    views: Views
     accumulate: int = 1
     ema: float = 0.0
-
-
-def prepare(batch: Batch, settings: StepSettings) -> Batch:
-    """Images of all views normalised on the device; the rest unchanged."""
-    views = {name: normalize(batch[name], settings.mean, settings.std) for name in settings.views}
-    return {**batch, **views}
 
 
 def train_step(
@@ -57,7 +49,7 @@ def train_step(
     looked at it.
     """
     progress = Progress.at(state.step, settings.total_steps, settings.steps_per_epoch)
-    batch = prepare(batch, settings)
+    batch = settings.views.prepare(batch)
     draws = method.draw(state.params, state.extra, frozen, batch, jax.random.fold_in(key, state.step), progress)
     loss, output, grads = loss_and_grads(method, state, frozen, batch, draws, progress, settings.accumulate)
 

@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mim_jax.methods.base import Method, Progress, Variables
-from mim_jax.nn.images import normalize
 from mim_jax.training.sharding import batch_shards, global_batch
 from mim_jax.training.state import run_key
+from mim_jax.training.views import Views
 
 
 class ValidationLoss:
@@ -31,12 +31,12 @@ class ValidationLoss:
     ):
         self._config, self._mesh, self.every_steps = config, mesh, every_steps
         self._open = eval_batches
-        mean, std = tuple(config.data.mean), tuple(config.data.std)
+        views = Views.from_config(config.data)
 
         def loss(variables: Variables, batch, key):
-            images = {"image": normalize(batch["image"], mean, std)}
+            batch = views.complete(batch)
             value, output = method.loss(
-                variables.params, variables.extra, variables.frozen, images, key, Progress.at(0, 1, 1)
+                variables.params, variables.extra, variables.frozen, batch, key, Progress.at(0, 1, 1)
             )
             return value, output.weight
 

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 
-from mim_jax.methods.base import Progress
+from mim_jax.methods.base import Progress, ViewShape
 from mim_jax.training.groups import flat
 
 
@@ -17,6 +17,19 @@ def images(size=(16, 16), channels=3, batch=8, seed=0):
     coarse = jax.random.normal(key, (batch, size[0] // 4, size[1] // 4, channels))
     fine = jax.random.normal(jax.random.fold_in(key, 1), (batch, *size, channels))
     return jax.image.resize(coarse, fine.shape, "nearest") + 0.3 * fine
+
+
+def view(shape: ViewShape, batch=8, seed=0):
+    """A view of a batch, as the step prepares it: normalised, or in [0, 1]."""
+    made = images(shape.size, shape.channels, batch * shape.count, seed)
+    made = made if shape.normalize else jax.nn.sigmoid(made)
+    return made.reshape(shape.array(batch))
+
+
+def make_batch(method, batch=8):
+    """All the views that a method asks for."""
+    views = {name: view(shape, batch, n) for n, (name, shape) in enumerate(sorted(method.views().items()))}
+    return {**views, "index": jnp.arange(batch)}
 
 
 @lru_cache
@@ -33,9 +46,9 @@ def compiled_gradient(method):
 class Case:
     """A method with variables, a batch and draws; what is called often is compiled once."""
 
-    def __init__(self, method, size=(16, 16), channels=3, batch=8):
+    def __init__(self, method, batch=8):
         self.method = method
-        self.batch = {"image": images(size, channels, batch), "index": jnp.arange(batch)}
+        self.batch = make_batch(method, batch)
         self.variables = compiled(method, "init")(jax.random.key(1), self.batch)
         self.progress = Progress.at(3, 100, 10)
         self.draws = self.draw(jax.random.key(2))

@@ -28,7 +28,8 @@ def test_loss_is_a_positive_finite_scalar(case):
     loss, output = case.forward()
     assert loss.shape == () and loss.dtype == jnp.float32
     assert 0 < float(loss) < 100
-    assert {"mask", "latent", "pred"} <= set(output.trace)
+    if case.method.masks:
+        assert {"mask", "latent", "pred"} <= set(output.trace)
 
 
 def test_gradients_reach_exactly_the_expected_parameters(case):
@@ -47,9 +48,9 @@ def test_loss_is_draw_then_forward(case):
     np.testing.assert_allclose(loss, case.loss(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("size, channels", [((16, 24), 3), ((24, 16), 1), ((16, 16), 5)])
+@pytest.mark.parametrize("size, channels", [((16, 24), 1), ((24, 16), 5)])
 def test_rectangles_and_odd_channels(cls, size, channels):
-    case = Case(cls.tiny(size, channels), size, channels)
+    case = Case(cls.tiny(size, channels))
     assert np.isfinite(case.loss())
     features = case.encode(case.batch["image"])
     assert features.grid[0] * features.grid[1] == features.patches.shape[1]
@@ -65,7 +66,7 @@ def test_bfloat16_is_finite_and_near_float32(cls):
         assert gradient.dtype == jnp.float32 and bool(jnp.isfinite(gradient).all()), name
 
 
-@pytest.mark.parametrize("how", [dict(scan=True), dict(remat="full"), dict(scan=True, remat="dots")])
+@pytest.mark.parametrize("how", [dict(scan=True, remat="dots"), dict(remat="full")])
 def test_scan_and_remat_change_nothing(cls, case, how):
     fields = [f.name for f in dataclasses.fields(case.method.model)]
     if not set(how) <= set(fields):
@@ -105,7 +106,7 @@ def test_encode_sees_the_whole_image(case):
 def test_pictures_are_images(case):
     v = case.variables
     pictures = jax.jit(case.method.show)(v.params, v.extra, v.frozen, case.batch, jax.random.key(0))
-    assert {"input", "masked"} <= set(pictures.panels)
+    assert "input" in pictures.panels and len(pictures.panels) + len(pictures.maps) > 1
     for name, panel in pictures.panels.items():
         assert panel.ndim == 4 and panel.shape[0] == 8 and bool(jnp.isfinite(panel).all()), name
     for name, heat in pictures.maps.items():

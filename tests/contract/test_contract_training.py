@@ -8,28 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_case import images
+from contract_case import make_batch
 
 from mim_jax import config as configs
 from mim_jax import recipes
 from mim_jax.methods import registry
 from mim_jax.methods.base import Progress
+from mim_jax.pretrain import check_views
 from mim_jax.training import sharding
 from mim_jax.training.groups import flat
 from mim_jax.training.optimizer import build
 from mim_jax.training.sharding import batch_sharding, make_mesh, to_mesh, tree_shardings
 from mim_jax.training.state import init_state
 from mim_jax.training.step import StepSettings, loss_and_grads, train_step
+from mim_jax.training.views import Views
 
-SETTINGS = StepSettings(100, 10, lambda step: 1e-3 * (step + 1), ("image",), (0.5,), (0.5,))
+SETTINGS = StepSettings(100, 10, lambda step: 1e-3 * (step + 1), Views((), (0.0,), (1.0,)))
 
 
 @lru_cache
 def compiled(method, **sizes):
     """First state, frozen variables, batch and compiled step on a mesh; on one device by default."""
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1, **sizes}, None if sizes else jax.devices()[:1])
-    rows = {"image": np.asarray(images(), np.float32), "index": np.arange(8)}
-    batch = {k: jax.device_put(v, batch_sharding(mesh)) for k, v in rows.items()}
+    batch = {k: jax.device_put(np.asarray(v), batch_sharding(mesh)) for k, v in make_batch(method).items()}
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
     optimizer = build({**recipes.adamw(), "clip_norm": 1.0}, method.param_groups(), params)
     start = partial(init_state, method, optimizer, ema=False)
@@ -51,7 +52,7 @@ def run(method, steps=2, spoil=None, **sizes):
     return state, scalars
 
 
-@pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 4}, {"fsdp": 8, "data": 1}])
+@pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 4}])
 def test_many_devices_equal_one(method, mesh, monkeypatch):
     monkeypatch.setattr(sharding, "SMALL", 8)
     one, one_scalars = run(method)
@@ -66,9 +67,10 @@ def test_many_devices_equal_one(method, mesh, monkeypatch):
         assert split and not whole
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulation_equals_the_full_batch(method, parts):
-    batch, progress = {"image": images()}, Progress.at(0, 10, 5)
+def test_accumulation_equals_the_full_batch(method, parts=4):
+    if method.batch_statistics:
+        pytest.skip("the images of a micro-batch share their statistics by definition")
+    batch, progress = make_batch(method), Progress.at(0, 10, 5)
     v = jax.jit(method.init)(jax.random.key(0), batch)
     draws = jax.jit(method.draw)(v.params, v.extra, v.frozen, batch, jax.random.key(1), progress)
     compute = jax.jit(partial(loss_and_grads, method), static_argnums=5)
@@ -98,10 +100,8 @@ def test_flops_agree_with_the_compiler(cls, root):
     config = configs.load(str(root / "configs" / cls.name / "imagenet1k.py"), ["training.precision=fp32"])
     method = registry.build(config)
     size = 4
-    batch = {
-        name: jax.ShapeDtypeStruct((size, *view["size"], config.data.channels), jnp.float32)
-        for name, view in config.data.views.to_dict().items()
-    }
+    check_views(config, method)
+    batch = {name: jax.ShapeDtypeStruct(shape.array(size), jnp.float32) for name, shape in method.views().items()}
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
 
     def step(variables, batch, key):

@@ -13,7 +13,7 @@ from mim_jax import config as configs
 from mim_jax.errors import ConfigError
 from mim_jax.methods import registry
 from mim_jax.methods.mae import MAE
-from mim_jax.models.vit import variant
+from mim_jax.models.vit_config import variant
 from mim_jax.nn.patches import patchify
 from mim_jax.pretrain import check_all
 

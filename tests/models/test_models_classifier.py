@@ -11,7 +11,8 @@ import pytest
 
 from mim_jax.errors import ConfigError
 from mim_jax.models.classifier import Classifier
-from mim_jax.models.vit import Vit, VitConfig, variant
+from mim_jax.models.vit import Vit
+from mim_jax.models.vit_config import VitConfig, variant
 from mim_jax.nn.positions import sincos_2d
 
 TINY = VitConfig(image_size=(8, 12), channels=2, patch_size=(4, 4), width=8, depth=1, heads=2)

@@ -13,6 +13,7 @@ import pytest
 from mim_jax import recipes
 from mim_jax.errors import ConfigError
 from mim_jax.methods.base import ParamGroups
+from mim_jax.nn import ema as ema_ops
 from mim_jax.training import optimizer as opt
 
 GROUPS = ParamGroups(depth=2, no_decay=("token",), layers=((r"embed", 0), (r"blocks_(\d+)/", 1)))
@@ -205,9 +206,9 @@ def test_clip_leaves_small_gradients_alone():
 
 def test_ema_in_float32():
     params = {"w": jnp.asarray([1.0, 2.0], jnp.bfloat16)}
-    ema = opt.ema_start(params)
+    ema = ema_ops.ema_start(params)
     assert ema["w"].dtype == jnp.float32
-    moved = opt.ema_update(ema, {"w": jnp.asarray([2.0, 0.0], jnp.bfloat16)}, 0.999)
+    moved = ema_ops.ema_update(ema, {"w": jnp.asarray([2.0, 0.0], jnp.bfloat16)}, 0.999)
     np.testing.assert_allclose(moved["w"], [1.001, 1.998], rtol=1e-6)
     assert moved["w"].dtype == jnp.float32
 
@@ -215,8 +216,10 @@ def test_ema_in_float32():
 def test_ema_start_shares_no_buffer_with_the_parameters():
     """The step donates both; one buffer given twice would be an error."""
     params = {"w": jnp.ones(3)}
-    ema = opt.ema_start(params)
-    step = jax.jit(lambda p, e: (jax.tree.map(lambda x: x + 1, p), opt.ema_update(e, p, 0.5)), donate_argnums=(0, 1))
+    ema = ema_ops.ema_start(params)
+    step = jax.jit(
+        lambda p, e: (jax.tree.map(lambda x: x + 1, p), ema_ops.ema_update(e, p, 0.5)), donate_argnums=(0, 1)
+    )
     params, ema = step(params, ema)
     np.testing.assert_array_equal(params["w"], 2.0)
     np.testing.assert_array_equal(ema["w"], 1.0)

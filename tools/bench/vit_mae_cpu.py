@@ -23,11 +23,12 @@ import numpy as np
 
 from mim_jax import recipes
 from mim_jax.methods.mae import MAE
-from mim_jax.models.vit import variant
+from mim_jax.models.vit_config import variant
 from mim_jax.training.optimizer import build
 from mim_jax.training.resolve import versions
 from mim_jax.training.state import init_state
 from mim_jax.training.step import StepSettings, train_step
+from mim_jax.training.views import Views
 
 
 def jax_side(model: dict, images: np.ndarray):
@@ -37,7 +38,7 @@ def jax_side(model: dict, images: np.ndarray):
     shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
     optimizer = build(recipes.adamw(), method.param_groups(), shapes.params)
     state, frozen = jax.jit(partial(init_state, method, optimizer, ema=False))(jax.random.key(0), batch)
-    settings = StepSettings(1000, 100, lambda step: 1e-4, (), (0.5,), (0.5,))
+    settings = StepSettings(1000, 100, lambda step: 1e-4, Views((), (0.5,), (0.5,)))
     step = jax.jit(partial(train_step, method=method, optimizer=optimizer, settings=settings), donate_argnums=0)
     key = jax.random.key(1)
 

@@ -24,6 +24,7 @@ from mim_jax.training.optimizer import build
 from mim_jax.training.schedules import warmup_cosine_at_step
 from mim_jax.training.state import TrainState, init_state
 from mim_jax.training.step import StepSettings, train_step
+from mim_jax.training.views import Views
 
 Tree = Any
 Scalars = dict[str, Any]
@@ -91,9 +92,7 @@ def step_settings(case: Case) -> StepSettings:
         total_steps=int(c["epochs"] * c["steps_per_epoch"]),
         steps_per_epoch=int(c["steps_per_epoch"]),
         learning_rate=learning_rate,
-        views=("image",),
-        mean=(0.0,),
-        std=(1.0,),
+        views=Views((), (0.0,), (1.0,)),
     )
 
 

@@ -20,10 +20,11 @@ from mim_jax.interop.rules import PATCHES, dense, norm, same, timm_block, under
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.masking.mask import mask_from_noise
 from mim_jax.masking.random import visible_count
-from mim_jax.methods.base import Output, Variables, vit_groups
+from mim_jax.methods.base import Output, Variables
 from mim_jax.methods.mae import MAE
+from mim_jax.methods.transformers import vit_groups
 from mim_jax.models.classifier import Classifier
-from mim_jax.models.vit import VitConfig
+from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.positions import sincos_2d
 
 BACKBONE = (

@@ -1,0 +1,25 @@
+"""What the methods whose encoder is a vision transformer share."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mim_jax.methods.base import Features, ParamGroups, Tree
+from mim_jax.models.vit import Vit
+
+
+def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
+    """Groups of a vision transformer (BEiT, MAE): embeddings are layer 0, block i is layer i + 1, the rest last."""
+    layers = ((rf"{encoder}/(?:cls_token|mask_token|pos_embed|patch_embed)", 0), (rf"{encoder}/blocks_(\d+)/", 1))
+    return ParamGroups(depth=depth, layers=layers)
+
+
+def vit_features(encoder: Vit, params: Tree, images: Float[Array, "B H W C"], layers: bool = False) -> Features:
+    """What a vision transformer with parameters `params` says about whole images."""
+    config = encoder.config
+    tokens, outputs = encoder.apply({"params": params}, images, layers=layers)
+    tokens = tokens.astype(jnp.float32)
+    patches = tokens[:, config.prefix :]
+    grid = (images.shape[1] // config.patch_size[0], images.shape[2] // config.patch_size[1])
+    return Features(tokens[:, 0] if config.cls_token else None, patches, patches.mean(1), tuple(outputs), grid)

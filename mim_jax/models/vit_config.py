@@ -1,0 +1,156 @@
+"""The sizes and switches of a vision transformer, as a config section gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from mim_jax.errors import ConfigError
+from mim_jax.nn.block import REMAT_POLICIES, StackConfig
+from mim_jax.nn.init import INITS
+from mim_jax.nn.patches import patch_grid
+
+SIZES = {  # width, depth, heads
+    "Ti": (192, 12, 3),
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "H": (1280, 32, 16),
+}
+DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+def variant(name: str, image_size: tuple[int, int] = (224, 224), channels: int = 3) -> dict[str, Any]:
+    """The `model` section of a config for a name such as 'B/16'.
+
+    Raises:
+        ConfigError: a name that is not SIZE/PATCH with a known size.
+    """
+    size, _, patch = name.partition("/")
+    if size not in SIZES or not patch.isdigit():
+        raise ConfigError(f"model variant '{name}' is not one of {', '.join(SIZES)} followed by /patch, such as B/16")
+    width, depth, heads = SIZES[size]
+    settings = VitConfig((image_size[0], image_size[1]), channels, (int(patch), int(patch)), width, depth, heads)
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k != "precision"}
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig:
+    """Sizes and switches of a vision transformer."""
+
+    image_size: tuple[int, int] = (224, 224)  # (height, width)
+    channels: int = 3
+    patch_size: tuple[int, int] = (16, 16)
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    positions: str = "sincos"  # sincos (fixed) | sincos_row (row first) | learned | learned_sincos (its start) | none
+    drop_path_rate: float = 0.0
+    scan: bool = False  # run the blocks as one scanned block
+    remat: str = "none"  # none | full | dots
+    precision: str = "fp32"  # compute: fp32 | bf16
+    layer_norm_eps: float = 1e-6
+    cls_token: bool = True
+    qkv_bias: str = "full"  # full | qv (none for k) | none
+    layer_scale: float = 0.0  # start of the learned scale of both branches; 0: none
+    relative_bias: str = "none"  # none | shared (one table for all blocks) | per_block
+    init: str = "mae"  # mae | beit | cae | maskfeat | ibot | ijepa: how the parameters start
+
+    @classmethod
+    def from_section(cls, values: Mapping[str, Any]) -> VitConfig:
+        """From a config section whose keys have been checked; a patch or image side given once serves both."""
+        values = dict(values)
+        for key in ("patch_size", "image_size"):
+            side = values.get(key, (0, 0))
+            sides = (side,) if isinstance(side, int) else tuple(side)
+            if len(sides) not in (1, 2):
+                raise ConfigError(f"model.{key} {sides} must be (height, width), or one number for both")
+            if key in values:
+                values[key] = sides * (3 - len(sides))
+        config = cls(**values)
+        config.check()
+        return config
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return patch_grid(self.image_size, self.patch_size)
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def patch_values(self) -> int:
+        return self.patch_size[0] * self.patch_size[1] * self.channels
+
+    @property
+    def dtype(self) -> Dtype:
+        return DTYPES[self.precision]
+
+    @property
+    def stack(self) -> StackConfig:
+        return StackConfig(
+            self.depth,
+            self.heads,
+            self.mlp_ratio,
+            self.drop_path_rate,
+            self.scan,
+            self.remat,
+            self.dtype,
+            self.layer_norm_eps,
+            self.qkv_bias,
+            self.layer_scale,
+            self.grid if self.relative_bias == "per_block" else None,
+            self.init,
+        )
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches."""
+        return 1 if self.cls_token else 0
+
+    def check(self) -> None:
+        """Refuses impossible values.
+
+        Raises:
+            ConfigError: names the key, the value and the nearest valid one.
+        """
+        patch_grid(self.image_size, self.patch_size)
+        check_heads(self.width, self.heads, "model")
+        if "sincos" in self.positions and self.width % 4:
+            raise ConfigError(f"model.width {self.width} must be a multiple of 4; try {(self.width // 4 + 1) * 4}")
+        for key, valid in (
+            ("positions", ("sincos", "sincos_row", "learned", "learned_sincos", "none")),
+            ("qkv_bias", ("full", "qv", "none")),
+            ("relative_bias", ("none", "shared", "per_block")),
+            ("init", tuple(INITS)),
+            ("remat", tuple(REMAT_POLICIES)),
+            ("precision", tuple(DTYPES)),
+        ):
+            if getattr(self, key) not in valid:
+                raise ConfigError(f"model.{key} '{getattr(self, key)}' is not one of {', '.join(valid)}")
+        if min(self.depth, self.channels, self.width) < 1 or min(self.mlp_ratio, self.layer_norm_eps) <= 0:
+            names = "depth, channels, width, mlp_ratio and layer_norm_eps"
+            raise ConfigError(f"of the section model, {names} must be positive")
+        if self.layer_scale < 0:
+            raise ConfigError(f"model.layer_scale {self.layer_scale} must be positive, or 0 to leave it out")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ConfigError(f"model.drop_path_rate {self.drop_path_rate} must be at least 0 and below 1")
+
+
+def check_heads(width: int, heads: int, where: str, prefix: str = "") -> None:
+    """Refuses heads that do not divide the width.
+
+    Raises:
+        ConfigError: names the key, the value and the nearest valid number of heads.
+    """
+    if heads < 1 or width % heads:
+        nearest = min((k for k in range(1, width + 1) if width % k == 0), key=lambda k: abs(k - heads))
+        raise ConfigError(
+            f"{where}.{prefix}heads {heads} does not divide {where}.{prefix}width {width}; nearest that does: {nearest}"
+        )

@@ -1,0 +1,68 @@
+"""How the parameters of a transformer start: one entry per family of original code."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+Initializer = Callable[..., Array]
+
+XAVIER = nn.initializers.xavier_uniform()
+NORMAL = nn.initializers.normal(0.02)  # "truncated at +-2" in the originals: 100 standard deviations
+ONE_SIGMA = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)  # cut at +-0.02: true deviation 0.0108
+ZEROS = nn.initializers.zeros
+
+
+def fan_in_uniform(fan_in: int | None = None) -> Initializer:
+    """Uniform in +-1/sqrt(fan_in), PyTorch's default for linear and convolution layers.
+
+    fan_in: of the layer; None takes the product of all axes but the last, which is right for kernels.
+    """
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        inputs = fan_in
+        if inputs is None:
+            inputs = 1
+            for side in shape[:-1]:
+                inputs *= side
+        return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
+
+    return init
+
+
+def scaled(init: Initializer, factor: float) -> Initializer:
+    """`init` times a constant."""
+    return lambda key, shape, dtype=jnp.float32: init(key, shape, dtype) * factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """kernel, bias: linear layers; norm_bias: layer norms; patch_*: patch embedding, None for the framework default.
+
+    token: class token and learned positions. mask_token: where it differs from `token`.
+    rescale: divides the second matrix of both branches of block l (from 1) by sqrt(2 l) (BEiT).
+    """
+
+    kernel: Initializer = XAVIER
+    bias: Initializer = ZEROS
+    norm_bias: Initializer = ZEROS
+    patch_kernel: Initializer | None = XAVIER
+    patch_bias: Initializer | None = None
+    token: Initializer = NORMAL
+    mask_token: Initializer | None = None
+    rescale: bool = False
+
+
+INITS = {
+    "mae": Init(),
+    "beit": Init(ONE_SIGMA, patch_kernel=ONE_SIGMA, patch_bias=ZEROS, token=ONE_SIGMA, rescale=True),
+    "cae": Init(patch_kernel=ONE_SIGMA, patch_bias=ZEROS, token=ONE_SIGMA),
+    "maskfeat": Init(NORMAL, *(nn.initializers.constant(0.02),) * 2, patch_kernel=NORMAL),
+    "ibot": Init(NORMAL, patch_kernel=None, mask_token=ZEROS),
+    "ijepa": Init(NORMAL, patch_kernel=NORMAL, patch_bias=ZEROS),
+}
