@@ -47,6 +47,14 @@ def all_of(rule: Rule) -> Rule:
     return lambda v: len(v) > 0 and all(rule[0](x) for x in v), f"one or more values, each {rule[1]}"
 
 
+def rising() -> Rule:
+    def holds(values: Any) -> bool:
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for v in values)
+        return numbers and list(values) == sorted(set(values))
+
+    return holds, "none or more numbers of at least 0 in rising order, such as (700,)"
+
+
 def span(low: float, high: float) -> Rule:
     return lambda v: len(v) == 2 and low < v[0] <= v[1] <= high, f"two values (low, high) above {low:g}, up to {high:g}"
 
@@ -54,6 +62,7 @@ def span(low: float, high: float) -> Rule:
 RULES: dict[str, Rule] = {
     "seed": at_least(0),
     "data.source": (lambda v: bool(v.strip()), "the name of a data source, such as digits or folder:DIR"),
+    "data.fraction": (lambda v: 0 < v <= 1, "above 0, up to 1"),
     "data.channels": at_least(1),
     "data.eval_resize": at_least(1),
     "data.workers": at_least(0),
@@ -62,11 +71,19 @@ RULES: dict[str, Rule] = {
     "data.on_error": one_of("stop", "skip"),
     "data.max_bad_fraction": within(0, 1),
     "data.max_pixels": at_least(1),
-    "optimizer.name": one_of("adamw", "lars", "sgd"),
+    "optimizer.name": one_of("adamw", "lamb", "lars", "sgd"),
     "optimizer.lr": at_least(0),
     "optimizer.lr_batch": at_least(0),
     "optimizer.min_lr": at_least(0),
     "optimizer.warmup_epochs": at_least(0),
+    "optimizer.warmup_lr": at_least(0),
+    "optimizer.schedule": one_of("cosine", "cosine_whole", "step"),
+    "optimizer.decay_epochs": rising(),
+    "optimizer.decay_factor": (lambda v: 0 < v <= 1, "above 0, up to 1"),
+    "optimizer.schedule_stretch": above(0),
+    "optimizer.freeze_epochs": at_least(0),
+    "optimizer.clip": one_of("global", "per_tensor"),
+    "optimizer.weight_decay_end": (lambda v: True, "a finite number; negative for none"),
     "optimizer.b1": below_one(),
     "optimizer.b2": below_one(),
     "optimizer.eps": above(0),
@@ -99,6 +116,10 @@ RULES: dict[str, Rule] = {
     "evaluation.linear.scale": span(0, 1),
     "evaluation.linear.trust_coefficient": above(0),
     "evaluation.linear.momentum": below_one(),
+    "evaluation.attentive.scale": span(0, 1),
+    "evaluation.attentive.momentum": below_one(),
+    "evaluation.attentive.heads": at_least(0),
+    "evaluation.attentive.cache_gb": at_least(0),
     "evaluation.finetune.scale": span(0, 1),
     "evaluation.finetune.b1": below_one(),
     "evaluation.finetune.b2": below_one(),
@@ -111,7 +132,7 @@ RULES: dict[str, Rule] = {
     "evaluation.finetune.random_erasing": within(0, 1),
 }
 # The same names mean the same in every evaluation that trains something.
-for _section in ("linear", "finetune"):
+for _section in ("linear", "attentive", "finetune"):
     RULES[f"evaluation.{_section}.epochs"] = above(0)
     RULES[f"evaluation.{_section}.batch_size"] = at_least(1)
     for _key in ("warmup_epochs", "lr", "lr_batch", "min_lr", "weight_decay", "clip_norm", "mixup", "cutmix"):

@@ -37,3 +37,17 @@ def nearest(word: object, choices: Iterable[object], most: int = 12, cutoff: flo
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid: {', '.join(names[:most])}{', ...' if len(names) > most else ''}" if names else ""
+
+
+def check_choices(settings: object, where: str, **choices: Iterable[object]) -> None:
+    """Refuses a field of `settings`, the section `where` of a config, whose value is not among its choices.
+
+    Raises:
+        ConfigError: names the key, the value, and what is valid.
+    """
+    for key, valid in choices.items():
+        value, valid = getattr(settings, key), tuple(valid)
+        if value not in valid:
+            close = nearest(value, valid)
+            hint = close if "did you mean" in close else ""
+            raise ConfigError(f"{where}.{key} '{value}' is not one of {', '.join(map(str, valid))}{hint}")

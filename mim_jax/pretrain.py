@@ -98,6 +98,8 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> bool:
     """
     method = check_all(config)
     workdir = Path(workdir)
+    if not (workdir / "config.json").exists():  # a run that continues has its own copy of what is frozen
+        frozen.check(method)
     workdir.mkdir(parents=True, exist_ok=True)
     data = TrainData(config, workdir)
 

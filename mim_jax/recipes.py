@@ -26,12 +26,18 @@ def pretrain() -> ConfigDict:
             # (regular expression on the parameter path, one mesh axis name or '' per dimension); first match wins,
             # what matches nothing has its largest divisible dimension split over fsdp.
             "sharding": (),
-            "evaluation": {"knn": knn(), "linear": linear_probe(), "finetune": finetune()},
+            "evaluation": {
+                "knn": knn(),
+                "linear": linear_probe(),
+                "attentive": attentive_probe(),
+                "finetune": finetune(),
+            },
         }
     )
     config.lock()
     config.model.unlock()
     config.method.unlock()
+    config.data.views.unlock()  # a method's further views are added by name; the check knows every key
     return config
 
 
@@ -40,6 +46,7 @@ def data() -> dict:
         # digits | tfds:NAME[:split] | folder:DIR | parquet:GLOB | wds:GLOB | arrayrecord:GLOB | npy:FILE | hf:NAME
         "source": "digits",
         "eval_source": "",  # held-out images for probes and validation; '' uses a fixed tenth of `source`
+        "fraction": 1.0,  # share of the training records that pretraining sees; always the same ones, nested
         "views": {"image": view()},
         "channels": 3,  # 1 turns colour to grey, 3 turns grey to colour, N-channel arrays must have N
         "mean": IMAGENET_MEAN,  # per channel, of pixels in [0, 1]
@@ -65,6 +72,7 @@ def view(size: tuple[int, int] = (224, 224)) -> dict:
         "interpolation": "bicubic",  # bicubic | bilinear | lanczos | nearest
         "flip": 0.5,  # probability of a horizontal flip
         "color_jitter": 0.0,  # strength of brightness, contrast and saturation jitter
+        "color_jitter_saturation": -1.0,  # of saturation alone; negative: as color_jitter
         "color_jitter_hue": 0.0,  # share of the colour circle
         "color_jitter_probability": 1.0,
         "jitter_first": False,  # jitter the whole image before the crop (BEiT), not the crop
@@ -80,19 +88,33 @@ def view(size: tuple[int, int] = (224, 224)) -> dict:
 
 def adamw() -> dict:
     return {
-        "name": "adamw",  # adamw | lars | sgd
+        "name": "adamw",  # adamw | lamb | lars | sgd
         "lr": 1.5e-4,  # base learning rate
         "lr_batch": 256,  # lr is per this many images: peak = lr * batch / lr_batch; 0: lr is the peak itself
         "min_lr": 0.0,
         "warmup_epochs": 40.0,
+        "warmup_lr": 0.0,  # where the warm-up starts
+        "warmup_inclusive": False,  # the last step of the warm-up is at the peak (DINO, BEiT), not the one after it
+        "end_inclusive": False,  # the last step of the run is at min_lr (SparK), not the one that would follow
+        "scale_min_lr": False,  # min_lr and warmup_lr are per lr_batch images too (SimMIM)
+        # cosine (from the end of the warm-up) | cosine_whole (its phase counts from step 0, so it jumps there: timm) |
+        # step (times decay_factor at each of decay_epochs)
+        "schedule": "cosine",
+        "decay_epochs": (),
+        "decay_factor": 0.1,
+        "schedule_stretch": 1.0,  # the schedules are those of a run so many times as long (I-JEPA: 1.25)
+        "schedule_offset": 0,  # steps by which they are read ahead (I-JEPA: 1) or behind (timm: -1)
         "b1": 0.9,
         "b2": 0.95,
         "eps": 1e-8,
         "momentum": 0.9,  # lars, sgd
         "trust_coefficient": 0.001,  # lars
         "weight_decay": 0.05,
+        "weight_decay_end": -1.0,  # reached along a cosine at the end of the run; negative: weight_decay throughout
         "layer_decay": 1.0,  # 1: none
-        "clip_norm": 0.0,  # global gradient norm; 0: none
+        "clip_norm": 0.0,  # gradient norm; 0: none
+        "clip": "global",  # global (one norm) | per_tensor (each parameter's own: DINO, iBOT)
+        "freeze_epochs": 0.0,  # epochs in which the parameters `frozen_first` of the method stand still (DINO, iBOT)
         "ema": 0.0,  # decay of an exponential moving average of the weights; 0: none
     }
 
@@ -143,6 +165,24 @@ def linear_probe() -> dict:
         "feature": "cls",  # cls | pooled
         "augment": False,  # True: random crops and flips through the encoder each epoch; False: cached features
         "scale": (0.08, 1.0),
+    }
+
+
+def attentive_probe() -> dict:
+    """CAE's attentive probe (released recipe): one cross-attention of a learned query, batch norm, SGD."""
+    return {
+        "epochs": 90.0,
+        "warmup_epochs": 10.0,
+        "batch_size": 8192,
+        "lr": 0.4,
+        "lr_batch": 0,
+        "min_lr": 1e-6,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "heads": 0,  # of the attention; 0: as many as the encoder has
+        "augment": False,  # True: random crops and flips through the encoder in every epoch
+        "scale": (0.08, 1.0),
+        "cache_gb": 8.0,  # tokens of all images are kept up to this size (GiB a host), else made anew every epoch
     }
 
 

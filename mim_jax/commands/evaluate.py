@@ -6,7 +6,11 @@ import argparse
 
 from mim_jax.commands.base import Command, UsageError, step
 
-PROTOCOLS = {"knn": "weighted k nearest neighbours", "linear": "linear probe"}
+PROTOCOLS = {
+    "knn": "weighted k nearest neighbours",
+    "linear": "linear probe",
+    "attentive": "attentive probe: one learned query looks at all tokens",
+}
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
+from mim_jax import recipes
 from mim_jax.data.resize import FILTERS
 from mim_jax.data.sources import parse
-from mim_jax.data.views import CROPS
+from mim_jax.data.views import CROPS, SHARED
 from mim_jax.errors import ConfigError, DataError, nearest
 from mim_jax.section import Section
 
 RESERVED = ("index", "label", "valid", "eval", "bad", "fatal")
 Real = (int, float)  # NumPy's float64 is a float too
+FRACTIONS = ("flip", "color_jitter", "color_jitter_probability", "grayscale", "blur", "solarize")
 LEAST = {"channels": 1, "eval_resize": 1, "workers": 0, "threads": 1, "prefetch": 1, "max_pixels": 1}
 
 
@@ -27,6 +29,9 @@ def check(data: Section) -> None:
     for key, least in LEAST.items():
         _whole("data." + key, data[key], least)
     _share("data.max_bad_fraction", data["max_bad_fraction"])
+    _share("data.fraction", data["fraction"])
+    if not data["fraction"]:
+        raise ConfigError(f"data.fraction = {data['fraction']} leaves no image to train on; give a share above 0")
     _one_of("data.on_error", data["on_error"], ("stop", "skip"))
     _statistics(data)
     if not data["views"]:
@@ -34,7 +39,10 @@ def check(data: Section) -> None:
     for name, view in data["views"].items():
         if name in RESERVED:
             raise ConfigError(f"data.views.{name}: the name '{name}' is taken; call the view for example 'image'")
-        _view(f"data.views.{name}", view)
+        _view(f"data.views.{name}", view, data["channels"])
+    for name in data["views"]:
+        if data["views"][name]["same_as"] != "":
+            _same_as(name, data["views"])
 
 
 def _statistics(data: Section) -> None:
@@ -52,20 +60,77 @@ def _statistics(data: Section) -> None:
                 )
 
 
-def _view(where: str, view: Section) -> None:
+def _view(where: str, view: Section, channels: int) -> None:
     size = _pair(f"{where}.size", view["size"], "(height, width)")
     for side in size:
         _whole(f"{where}.size", side, 1)
     _one_of(f"{where}.crop", view["crop"], CROPS)
     _one_of(f"{where}.interpolation", view["interpolation"], FILTERS)
-    _share(f"{where}.flip", view["flip"])
-    _share(f"{where}.color_jitter", view["color_jitter"])
+    _whole(f"{where}.count", view["count"], 1)
+    for key in FRACTIONS:
+        _share(f"{where}.{key}", view[key])
+    for key in ("jitter_first", "normalize"):
+        if not isinstance(view[key], bool):
+            raise ConfigError(f"{where}.{key} = {view[key]!r} is neither True nor False")
+    _colour(where, view, channels)
     low, high = _pair(f"{where}.scale", view["scale"], "(least, most)")
     if not 0 < low <= high <= 1:
         raise ConfigError(f"{where}.scale = ({low}, {high}) is not a range of area shares with 0 < least <= most <= 1")
     low, high = _pair(f"{where}.ratio", view["ratio"], "(least, most)")
     if not 0 < low <= high:
         raise ConfigError(f"{where}.ratio = ({low}, {high}) is not a range of width / height with 0 < least <= most")
+
+
+def _colour(where: str, view: Section, channels: int) -> None:
+    saturation, hue = view["color_jitter_saturation"], view["color_jitter_hue"]
+    if not isinstance(saturation, Real) or not saturation <= 1:
+        raise ConfigError(
+            f"{where}.color_jitter_saturation = {saturation!r} is not a number up to 1; a negative one takes the value "
+            "of color_jitter"
+        )
+    if not isinstance(hue, Real) or not 0 <= hue <= 0.5:
+        raise ConfigError(f"{where}.color_jitter_hue = {hue!r} is not between 0 and 0.5, half of the colour circle")
+    low, high = _pair(f"{where}.blur_radius", view["blur_radius"], "(least, most)")
+    if not 0 <= low <= high:
+        raise ConfigError(f"{where}.blur_radius = ({low}, {high}) is not a range of pixels with 0 <= least <= most")
+    for key in ("color_jitter_hue", "grayscale"):
+        # Grey images have no hue and are grey already: a recipe for colours serves them too.
+        if view[key] > 0 and channels not in (1, 3, 4):
+            raise ConfigError(
+                f"{where}.{key} = {view[key]} needs red, green and blue, but data.channels is {channels}; set it to 0"
+            )
+
+
+def _same_as(name: str, views: Section) -> None:
+    where, view = f"data.views.{name}", views[name]
+    others = [other for other in views if other != name and views[other]["same_as"] == ""]
+    if view["same_as"] not in others:
+        why = "is the view itself" if view["same_as"] == name else "is no view"
+        if view["same_as"] in views and view["same_as"] != name:
+            why = f"is itself the same as '{views[view['same_as']]['same_as']}'"
+        hint = nearest(view["same_as"], others) or "; leave it empty"
+        raise ConfigError(f"{where}.same_as = {view['same_as']!r} {why}{hint}")
+    other, usual = views[view["same_as"]], recipes.view()
+    if view["count"] != other["count"]:
+        raise ConfigError(
+            f"{where}.count = {view['count']}, but data.views.{view['same_as']}, whose crops it shares, has "
+            f"{other['count']}; make them equal"
+        )
+    for key in SHARED:
+        if _plain(view[key]) not in (_plain(other[key]), _plain(usual[key])):
+            raise ConfigError(
+                f"{where}.{key} = {view[key]!r} has no effect, because the view is the same as '{view['same_as']}' "
+                f"(same_as); set data.views.{view['same_as']}.{key}"
+            )
+    if not CROPS[other["crop"]].any_size and tuple(view["size"]) != tuple(other["size"]):
+        raise ConfigError(
+            f"{where}.size = {tuple(view['size'])}, but data.views.{view['same_as']}, whose '{other['crop']}' crop it "
+            f"shares, has {tuple(other['size'])}; make them equal, or crop with 'random_resized'"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def _pair(key: str, value: Any, form: str) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from mim_jax.data.decode import Picture
 from mim_jax.data.order import Order
 from mim_jax.data.records import Records
-from mim_jax.data.views import View
+from mim_jax.data.views import View, look
 from mim_jax.errors import DataError
 
 CHUNK_BYTES = 1 << 19
@@ -42,7 +42,7 @@ class ChunkLoader:
         self.seed = seed
         self.stop = stop
         self.channels = records.channels
-        count = sum(math.prod(view.size) for view in views) * self.channels
+        count = sum(math.prod(view.shape(self.channels)) for view in views)
         self.size = max(CHUNK_BYTES // (count * records.source.dtype.itemsize), -(-order.local_size // MOST_CHUNKS))
         self.size = min(order.local_size, self.size)
         self.per_batch = -(-order.local_size // self.size)
@@ -61,7 +61,7 @@ class ChunkLoader:
 
     def _empty(self, count: int) -> Chunk:
         dtype = self.records.source.dtype
-        chunk: Chunk = {name: np.zeros((count, *v.size, self.channels), dtype) for name, v in self.views.items()}
+        chunk: Chunk = {name: np.zeros((count, *v.shape(self.channels)), dtype) for name, v in self.views.items()}
         chunk["index"] = np.full(count, -1, np.int64)
         chunk["valid"] = np.zeros(count, bool)
         if self.records.source.labelled:
@@ -74,9 +74,10 @@ class ChunkLoader:
         if found is None:
             return
         used, picture, label = found
-        for name, view in self.views.items():
-            # Draws belong to the record that the order asked for, also where another stands in for it.
-            chunk[name][row] = view(picture, view.draws(self.seed, epoch, index))
+        # Draws belong to the record that the order asked for, also where another stands in for it.
+        images = look(tuple(self.views.values()), picture, seed=self.seed, epoch=epoch, index=index)
+        for name, image in zip(self.views, images, strict=True):
+            chunk[name][row] = image
         chunk["index"][row] = used
         chunk["valid"][row] = True
         if "label" in chunk:

@@ -1,7 +1,8 @@
 """Random draws that depend on what they are for, never on when, where or by whom they are made.
 
 Philox is a counter-based generator: its stream is a pure function of key and counter. The key holds the seed and the
-purpose, the counter the epoch and the record, so threads, worker processes and hosts all draw the same numbers.
+purpose, the counter the epoch, the record and its part, so threads, worker processes and hosts all draw the same
+numbers.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from numpy.random import Generator, Philox
 _WORD = (1 << 64) - 1
 
 
-def _philox(seed: int, purpose: str, epoch: int, index: int) -> Philox:
+def _philox(seed: int, purpose: str, epoch: int, index: int, part: int = 0) -> Philox:
     key = np.array([seed & _WORD, zlib.crc32(purpose.encode())], np.uint64)
     # The lowest word counts the draws themselves, so neighbouring records never share a stream.
-    return Philox(key=key, counter=np.array([0, index, epoch, 0], np.uint64))
+    return Philox(key=key, counter=np.array([0, index, epoch, part], np.uint64))
 
 
-def generator(seed: int, *, epoch: int, index: int, purpose: str) -> Generator:
-    """The generator of record `index` in `epoch` for one purpose, such as a view's name."""
-    return Generator(_philox(seed, purpose, epoch, index))
+def generator(seed: int, *, epoch: int, index: int, purpose: str, part: int = 0) -> Generator:
+    """The generator of record `index` in `epoch` for one purpose, such as a view's name; `part` is one of its crops."""
+    return Generator(_philox(seed, purpose, epoch, index, part))
 
 
 def permutation(count: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:

@@ -15,6 +15,7 @@ class Settings:
 
     source: str
     eval_source: str
+    fraction: float
     channels: int
     workers: int
     threads: int
@@ -32,6 +33,7 @@ class Settings:
         return cls(
             source=data["source"],
             eval_source=data["eval_source"],
+            fraction=float(data["fraction"]),
             channels=int(data["channels"]),
             workers=int(data["workers"]),
             threads=int(data["threads"]),
@@ -39,7 +41,7 @@ class Settings:
             on_error=data["on_error"],
             max_bad_fraction=float(data["max_bad_fraction"]),
             max_pixels=int(data["max_pixels"]),
-            views=tuple(View.from_config(name, view, side) for name, view in data["views"].items()),
+            views=tuple(View.from_config(name, data["views"], side) for name in data["views"]),
         )
 
     def view(self, name: str) -> View:

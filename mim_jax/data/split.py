@@ -14,10 +14,11 @@ HELD_OUT = 10  # one record of so many
 
 
 def open_split(settings: Settings, split: str) -> tuple[Source, Int64[np.ndarray, " N"]]:
-    """The source of split 'train' or 'eval', and the numbers of its records, ascending.
+    """The source of split 'train', 'pretrain' or 'eval', and the numbers of its records, ascending.
 
     With `data.eval_source` each split has its own source; without, a fixed tenth of `data.source` is held out: one of
-    every ten consecutive records, whatever the seed, so that runs can be compared.
+    every ten consecutive records, whatever the seed, so that runs can be compared. 'pretrain' is `data.fraction` of
+    'train': the same records for every seed, and all among those of any larger share. Probes learn from all.
     """
     if split == "eval" and settings.eval_source:
         source = open_source(settings.eval_source)
@@ -25,13 +26,19 @@ def open_split(settings: Settings, split: str) -> tuple[Source, Int64[np.ndarray
     source = open_source(settings.source)
     everything = np.arange(len(source), dtype=np.int64)
     if settings.eval_source:
-        return source, everything
+        return source, _share(everything, settings, split)
     if len(source) < 2:
         raise DataError(f"data source '{settings.source}' has one record, none to hold out; set data.eval_source")
     held_out = one_of_each(len(source), HELD_OUT, "held out")
     if len(held_out) == 0:  # fewer than ten records, and the draw fell behind their end
         held_out = everything[-1:]
-    return source, held_out if split == "eval" else np.setdiff1d(everything, held_out, assume_unique=True)
+    if split == "eval":
+        return source, held_out
+    return source, _share(np.setdiff1d(everything, held_out, assume_unique=True), settings, split)
+
+
+def _share(train: Int64[np.ndarray, " N"], settings: Settings, split: str) -> Int64[np.ndarray, " M"]:
+    return some(train, max(round(len(train) * settings.fraction), 1)) if split == "pretrain" else train
 
 
 def some(indices: Int64[np.ndarray, " N"], limit: int) -> Int64[np.ndarray, " M"]:

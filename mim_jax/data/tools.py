@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mim_jax.data.settings import Settings
 from mim_jax.data.sources import Source, open_source
 from mim_jax.data.split import open_split, some
 from mim_jax.data.train import train_batches
+from mim_jax.data.views import View, look
 from mim_jax.errors import DataError
 from mim_jax.section import Section
 
@@ -83,7 +85,8 @@ def show(config: Section, path: str | os.PathLike[str], count: int = 8, draws: i
     for i in some(indices, count).tolist():
         picture, _ = records[i]
         chosen = [(settings.view("eval"), 0), *((view, e) for view in settings.views for e in range(draws))]
-        rows.append([_displayable(view(picture, view.draws(config["seed"], e, i))) for view, e in chosen])
+        shown = [(view, look([view], picture, seed=config["seed"], epoch=e, index=i)[0]) for view, e in chosen]
+        rows.append([_displayable(crop) for view, made in shown for crop in (made if view.count > 1 else [made])])
     sheet = _grid(rows)
     path = os.fspath(path)
     temporary = f"{path}.part"
@@ -100,13 +103,14 @@ def _displayable(image: np.ndarray) -> np.ndarray:
 
 
 def _grid(rows: list[list[np.ndarray]], gap: int = 2) -> UInt8[np.ndarray, "H W 3"]:
-    """Images of a row stand beside each other, each in a cell of the largest size, white between them."""
+    """Images of a row stand beside each other, each in a column as wide as its widest, white between them."""
     height = max(image.shape[0] for row in rows for image in row) + gap
-    width = max(image.shape[1] for row in rows for image in row) + gap
-    sheet = np.full((len(rows) * height + gap, len(rows[0]) * width + gap, 3), 255, np.uint8)
+    widths = [max(image.shape[1] for image in column) + gap for column in zip(*rows, strict=True)]
+    lefts = [gap + sum(widths[:c]) for c in range(len(widths))]
+    sheet = np.full((len(rows) * height + gap, sum(widths) + gap, 3), 255, np.uint8)
     for r, row in enumerate(rows):
-        for c, image in enumerate(row):
-            top, left = gap + r * height, gap + c * width
+        for left, image in zip(lefts, row, strict=True):
+            top = gap + r * height
             sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return sheet
 
@@ -114,8 +118,9 @@ def _grid(rows: list[list[np.ndarray]], gap: int = 2) -> UInt8[np.ndarray, "H W 
 def bench(config: Section, seconds: float = 10.0) -> dict[str, float]:
     """Images per second of reading and decoding, of the views, and of the whole pipeline; printed and returned.
 
-    `decode` and `view` are of one thread; `pipeline` has the config's batch size, threads and workers, and `warm` is
-    its second half, when small data sets are in memory and the worker processes long since running.
+    `decode` and `view` (of all views; where there are several, also of each by itself) are of one thread; `pipeline`
+    has the config's batch size, threads and workers, and `warm` is its second half, when small data sets are in memory
+    and the worker processes long since running.
     """
     batches = train_batches(config["data"], seed=config["seed"], batch_size=config["training"]["batch_size"])
     found = _bench_single(config, seconds / 4)
@@ -126,7 +131,7 @@ def bench(config: Section, seconds: float = 10.0) -> dict[str, float]:
         batches.close()
     found |= {"pipeline": sum(n for n, _ in halves) / sum(t for _, t in halves), "warm": halves[1][0] / halves[1][1]}
     for name, value in found.items():
-        print(f"{name:10}{value:12.1f} images/s")
+        print(f"{name:16}{value:12.1f} images/s")
     return found
 
 
@@ -142,14 +147,16 @@ def _bench_single(config: Section, seconds: float) -> dict[str, float]:
         del pictures[:-64]
         return 1
 
-    def look() -> int:
+    def see(views: Sequence[View]) -> int:
         number = next(numbers)
-        for view in settings.views:
-            view(pictures[number % len(pictures)], view.draws(0, 0, number))
+        look(views, pictures[number % len(pictures)], seed=0, epoch=0, index=number)
         return 1
 
+    works: list[tuple[str, Callable[[], int]]] = [("decode", read), ("view", partial(see, settings.views))]
+    if len(settings.views) > 1:
+        works += [(f"view {view.name}", partial(see, (view,))) for view in settings.views]
     rates = {}
-    for name, work in (("decode", read), ("view", look)):
+    for name, work in works:
         count, taken = _timed(work, seconds)
         rates[name] = count / taken
     return rates

@@ -39,7 +39,7 @@ class TrainBatches(Iterator[Batch]):
         step: int = 0,
     ):
         self._settings = settings = Settings.from_config(data)
-        self.source, indices = open_split(settings, "train")
+        self.source, indices = open_split(settings, "pretrain")
         order = ShuffledOrder(indices, batch_size, process_index, process_count, seed)
         names = [view.name for view in settings.views]
         records = Records(self.source, settings)
@@ -54,7 +54,7 @@ class TrainBatches(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        """The next batch: one array (b, H, W, C) per view, `index`, `label` where there is one.
+        """The next batch: one array per view, (b, H, W, C) or (b, count, H, W, C), `index`, `label` where there is one.
 
         Raises:
             DataError: a bad record (`data.on_error = stop`), or too many of them; the position stays where it is.
@@ -136,5 +136,5 @@ def train_batches(
 
 def steps_per_epoch(data: Section, batch_size: int) -> int:
     """Whole batches in the training split; opens the source, so prefer the attribute where batches are at hand."""
-    _, indices = open_split(Settings.from_config(data), "train")
+    _, indices = open_split(Settings.from_config(data), "pretrain")
     return len(indices) // batch_size

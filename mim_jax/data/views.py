@@ -1,20 +1,48 @@
-"""A view: one way to look at an image, from whole pixels to a crop of fixed size."""
+"""A view: one way to look at an image, from whole pixels to one crop, or several, of fixed size.
+
+What is random is first drawn (`View.choose`) and then done (`View.render`), so that views of different sizes can be
+made from one choice.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
 from numpy.random import Generator
 
 from mim_jax.data import crops
+from mim_jax.data.crops import Box
 from mim_jax.data.decode import Picture, height_width
-from mim_jax.data.jitter import jitter
+from mim_jax.data.effects import Effects
+from mim_jax.data.jitter import Change, Jitter
 from mim_jax.data.randomness import generator
 from mim_jax.data.resize import resize
 from mim_jax.section import Section
+
+# What a view takes from the view that `same_as` names.
+SHARED = (
+    "crop",
+    "scale",
+    "ratio",
+    "flip",
+    "color_jitter",
+    "color_jitter_saturation",
+    "color_jitter_hue",
+    "color_jitter_probability",
+    "jitter_first",
+)
+
+
+class Choice(NamedTuple):
+    """What is drawn before any pixel is looked at; views that share a crop share this."""
+
+    box: Box | None  # None: the crop draws nothing
+    flip: bool
+    change: Change | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,72 +56,166 @@ class View:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bicubic"
     flip: float = 0.5
-    color_jitter: float = 0.0
+    jitter: Jitter = Jitter()
+    jitter_first: bool = False
+    effects: Effects = Effects()
+    count: int = 1
+    same_as: str = ""
     shorter_side: int = 256
 
     @classmethod
-    def from_config(cls, name: str, view: Section, shorter_side: int) -> View:
+    def from_config(cls, name: str, views: Section, shorter_side: int) -> View:
         """From one section of `data.views`, with the types that Python's own numbers have."""
+        own = views[name]
+        from_other = views[own["same_as"]] if own["same_as"] else own
+        shared = {key: from_other[key] for key in SHARED}
+        strength, saturation = float(shared["color_jitter"]), float(shared["color_jitter_saturation"])
         return cls(
             name=name,
-            size=(int(view["size"][0]), int(view["size"][1])),
-            crop=view["crop"],
-            scale=(float(view["scale"][0]), float(view["scale"][1])),
-            ratio=(float(view["ratio"][0]), float(view["ratio"][1])),
-            interpolation=view["interpolation"],
-            flip=float(view["flip"]),
-            color_jitter=float(view["color_jitter"]),
+            size=(int(own["size"][0]), int(own["size"][1])),
+            crop=shared["crop"],
+            scale=(float(shared["scale"][0]), float(shared["scale"][1])),
+            ratio=(float(shared["ratio"][0]), float(shared["ratio"][1])),
+            interpolation=own["interpolation"],
+            flip=float(shared["flip"]),
+            jitter=Jitter(
+                strength=strength,
+                saturation=strength if saturation < 0 else saturation,
+                hue=float(shared["color_jitter_hue"]),
+                probability=float(shared["color_jitter_probability"]),
+            ),
+            jitter_first=bool(shared["jitter_first"]),
+            effects=Effects(
+                grayscale=float(own["grayscale"]),
+                blur=float(own["blur"]),
+                blur_radius=(float(own["blur_radius"][0]), float(own["blur_radius"][1])),
+                solarize=float(own["solarize"]),
+            ),
+            count=int(own["count"]),
+            same_as=own["same_as"],
             shorter_side=int(shorter_side),
         )
 
     def at_evaluation(self) -> View:
         """The evaluation transform with this view's size and interpolation: nothing random in it."""
-        return dataclasses.replace(self, name="eval", crop="center", flip=0.0, color_jitter=0.0)
+        return View(
+            name="eval",
+            size=self.size,
+            crop="center",
+            interpolation=self.interpolation,
+            flip=0.0,
+            shorter_side=self.shorter_side,
+        )
 
-    def draws(self, seed: int, epoch: int, index: int) -> Generator:
-        """The random numbers of this view of record `index` in `epoch`."""
-        return generator(seed, epoch=epoch, index=index, purpose=f"view {self.name}")
+    def shape(self, channels: int) -> tuple[int, ...]:
+        """Of what the view makes of one image: (h, w, C), or (count, h, w, C) where count > 1."""
+        return (*((self.count,) if self.count > 1 else ()), *self.size, channels)
+
+    def draws(self, seed: int, epoch: int, index: int, crop: int = 0) -> Generator:
+        """The random numbers of a crop of record `index` in `epoch`; those of another view where they are shared."""
+        return generator(seed, epoch=epoch, index=index, purpose=f"view {self.same_as or self.name}", part=crop)
+
+    def own_draws(self, seed: int, epoch: int, index: int, crop: int = 0) -> Generator:
+        """The random numbers of what is not shared."""
+        return generator(seed, epoch=epoch, index=index, purpose=f"view {self.name}", part=crop)
+
+    def choose(self, picture: Picture, rng: Generator) -> Choice:
+        """Draws crop, flip and jitter from `rng`, which should be from `draws`."""
+        box = CROPS[self.crop].choose(self, *height_width(picture), rng)
+        flip = bool(self.flip) and bool(rng.random() < self.flip)
+        return Choice(box, flip, self.jitter.draw(rng))
+
+    def render(self, picture: Picture, choice: Choice, rng: Generator) -> Shaped[np.ndarray, "h w C"]:
+        """Crop, flip, jitter, effects; with `jitter_first`, `picture` must be jittered already."""
+        image = CROPS[self.crop].cut(self, picture, choice.box)
+        if choice.flip:
+            image = image[:, ::-1]
+        if choice.change and not self.jitter_first:
+            image = np.asarray(choice.change(image))
+        return self.effects(image, rng)
 
     def __call__(self, picture: Picture, rng: Generator) -> Shaped[np.ndarray, "h w C"]:
-        """Crops, flips and jitters; every draw comes from `rng`, which should be from `draws`."""
-        image = CROPS[self.crop](self, picture, rng)
-        if self.flip and rng.random() < self.flip:
-            image = image[:, ::-1]
-        if self.color_jitter:
-            image = jitter(np.ascontiguousarray(image), self.color_jitter, rng)
-        return image
+        """One crop by itself; every draw comes from `rng`."""
+        choice = self.choose(picture, rng)
+        return self.render(_jittered_first(self, picture, choice), choice, rng)
 
 
-def _random_resized(view: View, picture: Picture, rng: Generator) -> np.ndarray:
-    box = crops.random_resized_box(rng, *height_width(picture), view.scale, view.ratio)
+def look(
+    views: Sequence[View], picture: Picture, *, seed: int, epoch: int, index: int
+) -> list[Shaped[np.ndarray, "..."]]:
+    """What every view makes of record `index` in `epoch`, of shape `View.shape`.
+
+    A choice that several views share is drawn, and a whole picture jittered, only once.
+    """
+    chosen: dict[tuple[str, int], tuple[Picture, Choice, Generator]] = {}
+
+    def one(view: View, crop: int) -> np.ndarray:
+        key = (view.same_as or view.name, crop)
+        if key not in chosen:
+            rng = view.draws(seed, epoch, index, crop)
+            choice = view.choose(picture, rng)
+            chosen[key] = _jittered_first(view, picture, choice), choice, rng
+        whole, choice, rng = chosen[key]
+        return view.render(whole, choice, view.own_draws(seed, epoch, index, crop) if view.same_as else rng)
+
+    return [
+        np.stack([one(view, crop) for crop in range(view.count)]) if view.count > 1 else one(view, 0) for view in views
+    ]
+
+
+def _jittered_first(view: View, picture: Picture, choice: Choice) -> Picture:
+    return choice.change(picture) if choice.change and view.jitter_first else picture
+
+
+class Crop(NamedTuple):
+    """A kind of crop: how its box is drawn for an image of (height, width), and how the box is cut out."""
+
+    choose: Callable[[View, int, int, Generator], Box | None]
+    cut: Callable[[View, Picture, Box | None], np.ndarray]
+    any_size: bool  # one box can be cut out at several sizes
+
+
+def _random_resized(view: View, height: int, width: int, rng: Generator) -> Box:
+    return crops.random_resized_box(rng, height, width, view.scale, view.ratio)
+
+
+def _random_resized_clipped(view: View, height: int, width: int, rng: Generator) -> Box:
+    return crops.clipped_box(rng, height, width, view.scale, view.ratio)
+
+
+def _cut_resized(view: View, picture: Picture, box: Box | None) -> np.ndarray:
     return resize(picture, view.size, view.interpolation, box)
 
 
-def _random_resized_clipped(view: View, picture: Picture, rng: Generator) -> np.ndarray:
-    box = crops.clipped_box(rng, *height_width(picture), view.scale, view.ratio)
-    return resize(picture, view.size, view.interpolation, box)
+def _random(view: View, height: int, width: int, rng: Generator) -> Box:
+    """A part of the image at the smallest size that covers the view, with an eighth of zeros around it."""
+    to = crops.covering_size(height, width, view.size)
+    rows, columns = (to[i] + 2 * (view.size[i] // 8) - view.size[i] for i in (0, 1))
+    return int(rng.random() * (rows + 1)), int(rng.random() * (columns + 1)), *view.size
 
 
-def _random(view: View, picture: Picture, rng: Generator) -> np.ndarray:
-    """The image at the smallest size that covers the view, an eighth of zeros around it, and a random part of that."""
-    height, width = view.size
+def _cut_random(view: View, picture: Picture, box: Box | None) -> np.ndarray:
+    assert box is not None
+    top, left, height, width = box
     image = resize(picture, crops.covering_size(*height_width(picture), view.size), view.interpolation)
     image = np.pad(image, ((height // 8,) * 2, (width // 8,) * 2, (0, 0)))
-    top = int(rng.random() * (image.shape[0] - height + 1))
-    left = int(rng.random() * (image.shape[1] - width + 1))
     return image[top : top + height, left : left + width]
 
 
-def _center(view: View, picture: Picture, rng: Generator) -> np.ndarray:
+def _center(view: View, height: int, width: int, rng: Generator) -> None:
+    del view, height, width, rng
+
+
+def _cut_center(view: View, picture: Picture, box: Box | None) -> np.ndarray:
     """Shorter side to `data.eval_resize`, then the centre."""
-    del rng
+    del box
     to = crops.shorter_side_size(*height_width(picture), view.shorter_side)
     return crops.center_crop(resize(picture, to, view.interpolation), view.size)
 
 
-CROPS: dict[str, Callable[[View, Picture, Generator], np.ndarray]] = {
-    "random_resized": _random_resized,
-    "random_resized_clipped": _random_resized_clipped,
-    "random": _random,
-    "center": _center,
+CROPS = {
+    "random_resized": Crop(_random_resized, _cut_resized, any_size=True),
+    "random_resized_clipped": Crop(_random_resized_clipped, _cut_resized, any_size=True),
+    "random": Crop(_random, _cut_random, any_size=False),
+    "center": Crop(_center, _cut_center, any_size=False),
 }

@@ -65,11 +65,11 @@ class Extractor:
         waiting: collections.deque = collections.deque()
         rows: list[dict[str, np.ndarray]] = []
         for batch in batches:
-            split = global_batch(dict(_even(self.mesh, batch)), self.mesh)
+            split = global_batch(dict(even(self.mesh, batch)), self.mesh)
             waiting.append(encode(variables, split, mesh=self.mesh, **self._settings))
             if len(waiting) > IN_FLIGHT:
-                rows.append(_fetch(waiting.popleft()))
-        rows.extend(_fetch(found) for found in waiting)
+                rows.append(fetch(waiting.popleft()))
+        rows.extend(fetch(found) for found in waiting)
         if not rows:
             raise DataError("the evaluation data has no images")
         joined = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
@@ -104,7 +104,7 @@ def encode(
     return jax.lax.with_sharding_constraint({**found, **rest}, replicated(mesh))
 
 
-def _even(mesh: Mesh, batch: dict[str, np.ndarray]) -> Iterable[tuple[str, np.ndarray]]:
+def even(mesh: Mesh, batch: dict[str, np.ndarray]) -> Iterable[tuple[str, np.ndarray]]:
     """The arrays of a batch, padded by repetition of the last row to a size that all devices share evenly."""
     count = len(batch["image"])
     valid = batch.get("valid", np.ones(count, bool))
@@ -117,7 +117,8 @@ def _even(mesh: Mesh, batch: dict[str, np.ndarray]) -> Iterable[tuple[str, np.nd
     yield "valid", np.pad(valid, (0, padding))
 
 
-def _fetch(found: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+def fetch(found: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Host arrays of what is whole on every device, without the rows that `valid` calls padding."""
     valid = np.asarray(found.pop("valid"))
     return {key: np.asarray(array)[valid] for key, array in found.items()}
 

@@ -52,10 +52,10 @@ def _search(
         rows, real, number = piece
         found = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
         found = jnp.where(real, found, -jnp.inf)
-        numbers = jnp.broadcast_to(number * chunk + jnp.arange(chunk), found.shape)
         # What stands from earlier chunks comes first, and top_k keeps the first of equals: smaller numbers win ties.
         similarity, where = jax.lax.top_k(jnp.concatenate([similarity, found], axis=1), k)
-        index = jnp.take_along_axis(jnp.concatenate([index, numbers], axis=1), where, axis=1)
+        earlier = jnp.take_along_axis(index, jnp.minimum(where, k - 1), axis=1)
+        index = jnp.where(where < k, earlier, number * chunk + where - k)
         return (similarity, index), None
 
     start = (jnp.full((len(queries), k), -jnp.inf), jnp.zeros((len(queries), k), jnp.int32))

@@ -16,7 +16,8 @@ import jax
 from mim_jax import config as configs
 from mim_jax.errors import ConfigError, nearest
 from mim_jax.evaluation import results, table
-from mim_jax.evaluation.encoders import Encoder, raw_pixels
+from mim_jax.evaluation.attentive import Attentive
+from mim_jax.evaluation.encoders import FEATURES, Encoder, raw_pixels
 from mim_jax.evaluation.knn import KNN
 from mim_jax.evaluation.linear import Linear
 from mim_jax.evaluation.protocol import Numbers, Protocol, Task
@@ -25,7 +26,7 @@ from mim_jax.training.resolve import git_revision, versions
 from mim_jax.training.runs import Run, load_run
 
 # The protocols, by name. Adding one is a line here.
-PROTOCOLS: dict[str, type[Protocol]] = {"knn": KNN, "linear": Linear}
+PROTOCOLS: dict[str, type[Protocol]] = {"knn": KNN, "linear": Linear, "attentive": Attentive}
 CHANGEABLE = ("data.", "evaluation.", "seed")
 
 
@@ -62,7 +63,7 @@ def evaluate(
         task = Task(
             encoder,
             config.data,
-            tuple(protocol.feature for protocol in built.values()),
+            tuple(protocol.feature for protocol in built.values() if protocol.feature in FEATURES),
             batch_size=config.evaluation.knn.batch_size,
             seed=config.seed,
             say=say,

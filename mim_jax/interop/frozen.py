@@ -2,24 +2,151 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from mim_jax.errors import ConfigError
+from mim_jax import config as configs
+from mim_jax.errors import ConfigError, MimError
+from mim_jax.interop.original import dall_e
+from mim_jax.methods import registry
 from mim_jax.methods.base import Method
+from mim_jax.methods.tokenizer import Tokenizer
+from mim_jax.models.tokenizer import TokenizerConfig
+from mim_jax.models.vit_config import VitConfig
+from mim_jax.training.runs import load_run
 
 Tree = Any
+FREE = ("source", "precision")  # settings in which a tokenizer may differ from the run that trained it
+HOW_IT_RUNS = ("precision", "scan", "remat", "drop_path_rate", "init")  # and an encoder that teaches
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """How one entry of `frozen` is read. check: refuses a source before anything is compiled; need not read weights.
+
+    Both take the source, which exists, and the method; read also the shapes of the entry.
+    """
+
+    check: Callable[[Path, Any], None]
+    read: Callable[[Path, Any, Tree], Tree]
+    untrained: str  # what to do about an empty source
+
+
+def check(method: Method) -> None:
+    """Refuses, before anything is compiled, sources that are not there or hold something else.
+
+    Raises:
+        ConfigError: names the key, the value and the mend.
+    """
+    for name, source in method.sources().items():
+        reader, where = READERS.get(name), f"method.{name}.source"
+        if reader is None:
+            raise ConfigError(f"{where}: nothing is known that reads a '{name}' (known: {', '.join(READERS)})")
+        if not source:
+            raise ConfigError(
+                f"{where} is empty, so {method.name} would learn from an untrained {name}; {reader.untrained}"
+            )
+        if not Path(source).exists():
+            raise ConfigError(f"{where} '{source}' does not exist; {reader.untrained}")
+        reader.check(Path(source), method)
 
 
 def read(config: ConfigDict, method: Method, shapes: Tree) -> dict[str, Tree]:
-    """Entries of `frozen` that the method names a source for, in the shapes given; {} where it names none.
+    """The entries of `frozen` that the method names a source for, in the shapes given, as host arrays.
 
     Raises:
-        ConfigError: a source that cannot be read or does not fit.
+        ConfigError: a source that is empty, cannot be read or does not fit.
     """
-    del config, shapes
+    del config
+    check(method)
+    found = {}
     for name, source in method.sources().items():
-        if source:
-            raise ConfigError(f"method.{name}.source '{source}' is no source that can be read")
-    return {}
+        try:
+            tree = READERS[name].read(Path(source), method, shapes[name])
+        except ConfigError:
+            raise
+        except MimError as error:
+            raise ConfigError(f"method.{name}.source '{source}' cannot be used: {error}") from error
+        found[name] = jax.tree.map(np.asarray, tree)
+    return found
+
+
+def check_tokenizer(source: Path, method: Any) -> None:
+    """Compares the settings of `method.tokenizer` with those of the run in `source`; looks for the files of 'dalle'."""
+    wanted: TokenizerConfig = method.tokenizer
+    if wanted.kind == "dalle":
+        return dall_e.check(source, ("encoder", "decoder") if wanted.draws else ("encoder",))
+    if not (source / "config.json").exists():
+        raise ConfigError(
+            f"method.tokenizer.source '{source}' is not a run (no config.json), which method.tokenizer.kind "
+            f"'{wanted.kind}' needs; give the --workdir of a run of configs/tokenizer/"
+        )
+    trained = registry.build(configs.load_json(source / "config.json"))
+    if not isinstance(trained, Tokenizer):
+        raise ConfigError(
+            f"method.tokenizer.source '{source}' is a run of '{trained.name}'; give one of configs/tokenizer/"
+        )
+    for field in dataclasses.fields(TokenizerConfig):
+        ours, theirs = getattr(wanted, field.name), getattr(trained.model, field.name)
+        if field.name not in FREE and ours != theirs:
+            raise ConfigError(
+                f"method.tokenizer.{field.name} is {ours!r}, but the tokenizer in '{source}' was trained with "
+                f"{theirs!r}; set method.tokenizer.{field.name} to {theirs!r} or train another tokenizer"
+            )
+
+
+def read_tokenizer(source: Path, method: Any, shapes: Tree) -> Tree:
+    """What `tokenize` and `detokenize` of mim_jax.models.tokenizer take."""
+    if method.tokenizer.kind == "dalle":
+        return dall_e.read(source, shapes)
+    run = load_run(source)
+    return run.method.tokenizer(run.variables.params, run.variables.extra)  # type: ignore[attr-defined]
+
+
+def check_teacher(source: Path, method: Any) -> None:
+    """Compares the settings of `method.teacher.model` with those of the encoder of the run in `source`."""
+    if not (source / "config.json").exists():
+        raise ConfigError(f"method.teacher.source '{source}' is not a run (no config.json); give the --workdir of one")
+    trained = registry.build(configs.load_json(source / "config.json"))
+    theirs = getattr(trained, "model", None)
+    if not isinstance(theirs, VitConfig):
+        raise ConfigError(f"method.teacher.source '{source}' is a run of '{trained.name}', which has no ViT to teach")
+    for field in dataclasses.fields(VitConfig):
+        own, wanted = getattr(theirs, field.name), getattr(method.teacher.model, field.name)
+        if field.name not in HOW_IT_RUNS and own != wanted:
+            raise ConfigError(
+                f"method.teacher.model.{field.name} is {wanted!r}, but the encoder in '{source}' has {own!r}; "
+                f"set method.teacher.model.{field.name} to {own!r} or give another run"
+            )
+
+
+def read_teacher(source: Path, method: Any, shapes: Tree) -> Tree:
+    """The encoder of a run as `Vit` takes it; what else that method keeps in it (a mask token) is left out."""
+    encoder = load_run(source).variables.params["encoder"]
+    lacking = sorted(set(shapes) - set(encoder))
+    if lacking:
+        raise ConfigError(f"method.teacher.source '{source}': its encoder has no '{lacking[0]}', so it cannot teach")
+    return {name: encoder[name] for name in shapes}
+
+
+# Entry of `frozen` -> how it is read. A further teacher is added by a line.
+READERS = {
+    "tokenizer": Reader(
+        check_tokenizer,
+        read_tokenizer,
+        "train one (mim-jax train --config configs/tokenizer/cifar10.py --workdir runs/tokenizer) and set "
+        "method.tokenizer.source to its folder, or for method.tokenizer.kind 'dalle' to the published weights",
+    ),
+    "teacher": Reader(
+        check_teacher,
+        read_teacher,
+        "pretrain an encoder (mim-jax train --config configs/mae/cifar10.py --workdir runs/mae) and set "
+        "method.teacher.source to its folder",
+    ),
+}

@@ -35,10 +35,12 @@ class Layout:
     tables: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self, case: Case, like: Tree) -> Tree:
-        """The case's weights in the shape of `like`."""
+        """The case's weights in the shape of `like`; leaves that they do not have (`names.absent`) are zeros."""
         if not case.weights:
             raise VerifyError(f"{case.folder} has no weights.safetensors, which a case of kind '{case.kind}' needs")
-        return jax.tree.map(jnp.asarray, to_ours(self.names, case.weights, like, self.sizes))
+        found = to_ours(self.names, case.weights, like, self.sizes)
+        shape_only = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if shape_only(x) else jnp.asarray(x), found)
 
     def table_rows(self, case: Case) -> list[Row]:
         """Fixed arrays of the weights file against those that we compute."""

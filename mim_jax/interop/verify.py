@@ -17,7 +17,11 @@ from mim_jax.interop.references import eval_transform, schedule
 from mim_jax.interop.system import System, run_case, system, systems
 from mim_jax.interop.table import print_refusal, print_rows, print_summary
 
-REFERENCES = ((schedule.is_fractional_epochs, schedule.rows),)
+REFERENCES = (
+    (schedule.is_fractional_epochs, schedule.rows),
+    (schedule.is_per_step, schedule.per_step_rows),
+    (schedule.is_step_by_step, schedule.step_by_step_rows),
+)
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,8 @@ def _verify_file(file: Path) -> Report:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise VerifyError(f"{file} is damaged or of another layout: {error!r}") from error
     raise VerifyError(
-        f"{file} is none of the reference files that can be verified: learning rates at fractional epochs, and "
-        f"parameter groups of {', '.join(name for name in systems() if system(name).references)}"
+        f"{file} is none of the reference files that can be verified: schedules, and parameter groups or mask "
+        f"statistics of {', '.join(name for name in systems() if system(name).references)}"
     )
 
 

@@ -6,7 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mim_jax.masking.mask import Mask, mask_from_hidden
 
@@ -18,7 +18,7 @@ def block_hidden(
     key: PRNGKeyArray,
     batch: int,
     grid: tuple[int, int],
-    count: int,
+    count: int | Float[Array, "B"],
     *,
     min_block: int = 16,
     min_aspect: float = 0.3,
@@ -29,10 +29,26 @@ def block_hidden(
     A rectangle has area uniform in (min_block, patches left), log-uniform aspect, sides rounded half to even and
     strictly smaller than the grid; it is accepted if it hides at least one new patch and at most those left.
     exact: go on until exactly `count` are hidden (CAE); otherwise stop after ten failures in a row (BEiT), so the
-    number varies from image to image.
+    number varies from image to image. count: may differ per image, and need not be whole unless `exact` (iBOT).
     """
+    return block_trace(key, batch, grid, count, min_block=min_block, min_aspect=min_aspect, exact=exact)[0]
+
+
+def block_trace(
+    key: PRNGKeyArray,
+    batch: int,
+    grid: tuple[int, int],
+    count: int | Float[Array, "B"],
+    *,
+    min_block: int = 16,
+    min_aspect: float = 0.3,
+    exact: bool = False,
+) -> tuple[Bool[Array, "B N"], Int[Array, "B"], Int[Array, "B"]]:
+    """`block_hidden`, with the number of accepted rectangles and the patches of the first one."""
     keys = jax.random.split(key, batch)
-    return jax.vmap(lambda k: _one(k, grid, count, min_block, min_aspect, exact).reshape(-1))(keys)
+    counts = jnp.broadcast_to(jnp.asarray(count), (batch,))
+    hidden, blocks, first = jax.vmap(lambda k, n: _one(k, grid, n, min_block, min_aspect, exact))(keys, counts)
+    return hidden.reshape(batch, -1), blocks, first
 
 
 def block_mask(key: PRNGKeyArray, batch: int, grid: tuple[int, int], count: int, **kwargs) -> Mask:
@@ -40,7 +56,7 @@ def block_mask(key: PRNGKeyArray, batch: int, grid: tuple[int, int], count: int,
     return mask_from_hidden(block_hidden(key, batch, grid, count, exact=True, **kwargs), count, grid)
 
 
-def _one(key, grid, count, min_block, min_aspect, exact) -> Bool[Array, "h w"]:
+def _one(key, grid, count, min_block, min_aspect, exact) -> tuple[Bool[Array, "h w"], Int[Array, ""], Int[Array, ""]]:
     height, width = grid
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
 
@@ -56,21 +72,24 @@ def _one(key, grid, count, min_block, min_aspect, exact) -> Bool[Array, "h w"]:
         return fits & (rows >= top) & (rows < top + h) & (columns >= first) & (columns < first + w)
 
     def body(state):
-        hidden, tries, failures = state
+        hidden, tries, failures, blocks, first = state
         left = count - hidden.sum()
         block = propose(jax.random.fold_in(key, tries), left)
         new = (block & ~hidden).sum()
         accept = (new > 0) & (new <= left)
-        return jnp.where(accept, hidden | block, hidden), tries + 1, jnp.where(accept, 0, failures + 1)
+        first = jnp.where(accept & (blocks == 0), new, first)
+        hidden, failures = jnp.where(accept, hidden | block, hidden), jnp.where(accept, 0, failures + 1)
+        return hidden, tries + 1, failures, blocks + accept, first
 
     def unfinished(state):
-        hidden, tries, failures = state
+        hidden, tries, failures, *_ = state
         return (hidden.sum() < count) & (tries < LIMIT if exact else failures < TRIES)
 
-    hidden = jax.lax.while_loop(unfinished, body, (jnp.zeros(grid, bool), 0, 0))[0]
+    start = (jnp.zeros(grid, bool), *[jnp.zeros((), int)] * 4)
+    hidden, _, _, blocks, first = jax.lax.while_loop(unfinished, body, start)
     if not exact:
-        return hidden
+        return hidden, blocks, first
     # Completes the rare mask that ran into the limit, in an order that puts hidden patches first.
     order = jax.random.uniform(jax.random.fold_in(key, LIMIT), grid) + jnp.where(hidden, -1.0, 0.0)
     rank = jnp.argsort(jnp.argsort(order.reshape(-1))).reshape(grid)
-    return rank < count
+    return rank < count, blocks, first

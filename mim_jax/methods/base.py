@@ -19,8 +19,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mim_jax.errors import ConfigError, nearest
-
 Batch = dict[str, Any]
 Tree = Any
 
@@ -64,6 +62,11 @@ class Progress(struct.PyTreeNode):
         step = jnp.asarray(step, jnp.int32)
         return cls(step, jnp.asarray(total_steps, jnp.int32), step.astype(jnp.float32) / steps_per_epoch)
 
+    @classmethod
+    def last(cls) -> Progress:
+        """The end of a run, where every schedule has arrived: what pictures are drawn with."""
+        return cls(jnp.asarray(1, jnp.int32), jnp.asarray(1, jnp.int32), jnp.asarray(jnp.inf, jnp.float32))
+
 
 class Output(struct.PyTreeNode):
     """What `forward` reports beside the loss.
@@ -103,11 +106,13 @@ class Pictures(struct.PyTreeNode):
     panels: images (B, H, W, C) in normalised pixel values, as the method receives them.
     maps: non-negative heat maps (B, H, W).
     true_patch_statistics: whether the true mean and variance of each patch were used to undo a normalised target.
+    unit: names of panels that hold pixels in [0, 1] instead (what a tokenizer decodes).
     """
 
     panels: dict[str, Any]
     maps: dict[str, Any] = struct.field(default_factory=dict)
     true_patch_statistics: bool = struct.field(pytree_node=False, default=False)
+    unit: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +125,14 @@ class ParamGroups:
         and stands for layer `number + i`; what matches nothing is in the last layer, `depth + 1`.
     depth: number of blocks.
     frozen: patterns of parameters that are not trained.
+    frozen_first: patterns of parameters that stand still for the first `optimizer.freeze_epochs` epochs.
     """
 
     depth: int
     no_decay: tuple[str, ...] = ()
     layers: tuple[tuple[str, int], ...] = ()
     frozen: tuple[str, ...] = ()
+    frozen_first: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +165,7 @@ class Method(abc.ABC):
         return {"image": ViewShape(model.image_size, model.channels)}
 
     def sources(self) -> dict[str, str]:
-        """Where entries of `frozen` are read from: {'tokenizer': run folder or weight file}; '' is left as `init` says.
+        """Where entries of `frozen` are read from: {'tokenizer': run folder or weight file}; a run refuses ''.
 
         What a name stands for on disk is decided by `mim_jax.interop.frozen`.
         """
@@ -170,7 +177,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def draw(
-        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress | None
+        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress
     ) -> Tree:
         """All random choices for one batch, as a pytree whose leaves lead with the batch axis.
 
@@ -179,12 +186,12 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, draws: Tree, progress: Progress | None
+        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, draws: Tree, progress: Progress
     ) -> tuple[Float[Array, ""], Output]:
         """The loss for given draws. Deterministic."""
 
     def loss(
-        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress | None
+        self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray, progress: Progress
     ) -> tuple[Float[Array, ""], Output]:
         """Draws, then computes the loss."""
         draws = self.draw(params, extra, frozen, batch, key, progress)
@@ -212,12 +219,3 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def flops(self) -> float:
         """Training FLOPs per image (forward and backward; a multiply-add counts two)."""
-
-
-def section(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Keyword arguments for dataclass `cls` from one config section; an unknown key is refused by name."""
-    names = [f.name for f in dataclasses.fields(cls)]
-    for key in values:
-        if key not in names:
-            raise ConfigError(f"{where}.{key} is not a setting of {cls.__name__}{nearest(key, names)}")
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

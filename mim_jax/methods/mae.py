@@ -13,14 +13,15 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mim_jax.errors import ConfigError
+from mim_jax.errors import ConfigError, check_choices
 from mim_jax.losses.masked import masked_mean, squared_error
 from mim_jax.masking.block import block_mask
 from mim_jax.masking.mask import Mask
 from mim_jax.masking.random import grid_mask, random_mask, visible_count
-from mim_jax.methods.base import Features, Method, Output, ParamGroups, Pictures, Variables, section
+from mim_jax.methods.base import Features, Method, Output, ParamGroups, Pictures, Progress, Variables
+from mim_jax.methods.building import section, start
 from mim_jax.methods.pictures import patch_pictures
-from mim_jax.methods.transformers import vit_features, vit_groups
+from mim_jax.methods.transformers import vit_config, vit_features, vit_groups
 from mim_jax.models.mae_decoder import MaeDecoder, mae_decoder_flops
 from mim_jax.models.vit import Vit, vit_flops
 from mim_jax.models.vit_config import VitConfig, check_heads
@@ -50,13 +51,11 @@ class MAE(Method):
 
     @classmethod
     def from_config(cls, model: Mapping[str, Any], method: Mapping[str, Any]) -> MAE:
-        vit = VitConfig.from_section(section(VitConfig, model, "model"))
+        vit = vit_config(model)
         mae = cls(model=vit, **section(cls, method, "method"))
         visible_count(vit.tokens, mae.mask_ratio)
         check_heads(mae.decoder_width, mae.decoder_heads, "method", "decoder_")
-        for key, valid in (("masking", MASKINGS), ("target", TARGETS)):
-            if getattr(mae, key) not in valid:
-                raise ConfigError(f"method.{key} '{getattr(mae, key)}' is not one of {', '.join(valid)}")
+        check_choices(mae, "method", masking=MASKINGS, target=TARGETS)
         if mae.masking == "grid" and mae.mask_ratio != 0.75:
             raise ConfigError(
                 f"method.masking 'grid' hides 0.75 of the patches, not method.mask_ratio {mae.mask_ratio}"
@@ -91,11 +90,7 @@ class MAE(Method):
         encoder, decoder = self.modules()
         images = batch["image"]
         mask, latent = self.mask(jax.random.key(0), 1), jnp.zeros((1, 1 + self.seen, self.model.width))
-        encoder_key, decoder_key = jax.random.split(key)
-        params = {
-            "encoder": encoder.init(encoder_key, images[:1])["params"],
-            "decoder": decoder.init(decoder_key, latent, mask)["params"],
-        }
+        params = start(key, encoder=(encoder, images[:1]), decoder=(decoder, latent, mask))
         patches = patchify(images, self.model.patch_size)
         frozen = {"basis": fit_patch_basis(patches, self.pca_components)} if self.target == "pca" else {}
         return Variables(params=params, frozen=frozen)
@@ -131,7 +126,7 @@ class MAE(Method):
 
     def show(self, params, extra, frozen, batch, key) -> Pictures:
         images, size = batch["image"], self.model.patch_size
-        _, output = self.loss(params, extra, frozen, batch, key, None)
+        _, output = self.loss(params, extra, frozen, batch, key, Progress.last())
         prediction = patch_pixels(self.target, output.trace["pred"], patchify(images, size), frozen.get("basis"))
         return patch_pictures(images, prediction, output.trace["mask"].hidden, size, self.target == "norm_pix")
 

@@ -10,7 +10,16 @@ from mim_jax.errors import ConfigError, nearest
 from mim_jax.methods.base import Method
 
 METHODS = {
+    "beit": "mim_jax.methods.beit:BEiT",
+    "cae": "mim_jax.methods.cae:CAE",
+    "cae_v2": "mim_jax.methods.cae_v2:CAEv2",
+    "ibot": "mim_jax.methods.ibot:IBOT",
+    "ijepa": "mim_jax.methods.ijepa:IJepa",
     "mae": "mim_jax.methods.mae:MAE",
+    "maskfeat": "mim_jax.methods.maskfeat:MaskFeat",
+    "simmim": "mim_jax.methods.simmim:SimMIM",
+    "tokenizer": "mim_jax.methods.tokenizer:Tokenizer",
+    "spark": "mim_jax.methods.spark:SparK",
 }
 
 

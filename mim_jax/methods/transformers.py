@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mim_jax.methods.base import Features, ParamGroups, Tree
+from mim_jax.methods.building import section
 from mim_jax.models.vit import Vit
+from mim_jax.models.vit_config import VitConfig
+
+
+def vit_config(model: Mapping[str, Any], family: Mapping[str, Any] | None = None) -> VitConfig:
+    """The `model` section of a config, checked; `family` is what the method sets where the section says nothing.
+
+    Raises:
+        ConfigError: an unknown key or an impossible value.
+    """
+    return VitConfig.from_section({**(family or {}), **section(VitConfig, model, "model")})
 
 
 def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:

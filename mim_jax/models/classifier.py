@@ -1,4 +1,4 @@
-"""A vision transformer with a linear classifier: what fine-tuning trains (He et al. 2022, appendix A.1)."""
+"""A vision transformer with a linear classifier: what fine-tuning trains (He et al. 2022, appendix A.1; BEiT; CAE)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,22 @@ POOLINGS = ("mean", "cls")
 
 
 class Classified(NamedTuple):
-    """logits: (B, K), float32. features: (B, D), float32, what the linear head receives."""
+    """logits: (B, K), float32. features: (B, D), float32, what the linear head receives.
+
+    layers: the tokens after every block, before any final norm, (B, T, D) each; empty unless asked for.
+    """
 
     logits: Float[Array, "B K"]
     features: Float[Array, "B D"]
+    layers: tuple[Float[Array, "B T D"], ...] = ()
 
 
 class Classifier(nn.Module):
-    """Encoder with trainable positions (started from sin-cos), pooling, linear head.
+    """Encoder, pooling, linear head.
+
+    Positions 'sincos' become trainable, started there (MAE); 'sincos_row' stay fixed (CAE); the others are as in
+    pretraining. A relative position bias is taken as `config` says: BEiT, CAE and SimMIM fine-tune with a table in
+    every block ('per_block').
 
     pooling: 'mean' averages the patch tokens (cls walks along but is left out) and normalises the average with a new
         norm `fc_norm`; the encoder's own final norm does not exist then. 'cls' takes the class token after the
@@ -40,25 +48,29 @@ class Classifier(nn.Module):
     pooling: str = "mean"
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W C"], noise: Float[Array, "B L 2"] | None = None) -> Classified:
+    def __call__(
+        self, images: Float[Array, "B H W C"], noise: Float[Array, "B L 2"] | None = None, layers: bool = False
+    ) -> Classified:
         """Logits and features of normalised images; `noise` drives drop path.
 
         Raises:
-            ConfigError: a pooling that does not exist.
+            ConfigError: a pooling that does not exist, or 'cls' without a class token.
         """
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling '{self.pooling}' is not one of {', '.join(POOLINGS)}")
+        if self.pooling == "cls" and not self.config.cls_token:
+            raise ConfigError("pooling 'cls' needs an encoder with model.cls_token; use 'mean'")
         mean = self.pooling == "mean"
         config = self.config
         if config.positions == "sincos":
             config = dataclasses.replace(config, positions="learned_sincos")
-        tokens, _ = Vit(config, final_norm=not mean, name="encoder")(images, noise=noise)
+        tokens, outputs = Vit(config, final_norm=not mean, name="encoder")(images, noise=noise, layers=layers)
         tokens = tokens.astype(jnp.float32)
         if mean:
-            features = layer_norm("fc_norm", epsilon=config.layer_norm_eps)(tokens[:, 1:].mean(axis=1))
+            features = layer_norm("fc_norm", epsilon=config.layer_norm_eps)(tokens[:, config.prefix :].mean(axis=1))
         else:
             features = tokens[:, 0]
         if not self.classes:
-            return Classified(features, features)
+            return Classified(features, features, outputs)
         head = nn.Dense(self.classes, kernel_init=nn.initializers.normal(2e-5), name="head")
-        return Classified(head(features), features)
+        return Classified(head(features), features, outputs)

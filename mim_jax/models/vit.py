@@ -10,6 +10,7 @@ from mim_jax.errors import ConfigError
 from mim_jax.masking.mask import gather_tokens
 from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn import flops
+from mim_jax.nn.attention import padding_bias
 from mim_jax.nn.block import run_blocks
 from mim_jax.nn.init import INITS
 from mim_jax.nn.norms import layer_norm
@@ -37,11 +38,13 @@ class Vit(nn.Module):
         hidden: Bool[Array, "B N"] | None = None,
         noise: Float[Array, "B L 2"] | None = None,
         layers: bool = False,
+        valid: Bool[Array, "B V"] | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T D"], ...]]:
         """Tokens after the final norm, cls first where there is one, and every block's output where `layers` asks.
 
         visible: patch numbers to keep, in the order in which the blocks shall see them (default: all, raster).
         hidden: patches whose embedding is replaced by the mask token, before positions are added.
+        valid: False for entries of `visible` that only fill it up to a static length: no token attends to them.
 
         Raises:
             ConfigError: a relative position bias with some patches only, or on images of another grid.
@@ -71,6 +74,9 @@ class Vit(nn.Module):
         bias = None
         if c.relative_bias == "shared":
             bias = RelativeBias(c.heads, c.grid, c.cls_token, name="relative_bias")()
+        if valid is not None:
+            valid = jnp.pad(valid, ((0, 0), (c.prefix, 0)), constant_values=True)
+            bias = padding_bias(valid) if bias is None else bias + padding_bias(valid)
         x, outputs = run_blocks(self, c.stack, x, noise, layers, bias)
         if self.final_norm:
             x = layer_norm("norm", c.dtype, c.layer_norm_eps, init.norm_bias)(x)
@@ -80,15 +86,17 @@ class Vit(nn.Module):
         c = self.config
         if c.positions == "none":
             return None
-        if c.positions in ("sincos", "sincos_row"):
-            return jnp.asarray(sincos_2d(grid, c.width, c.prefix, c.positions == "sincos_row"))[None]
+        if c.positions in ("sincos", "sincos_row", "sincos_cae"):
+            # CAE's code numbers the patches column by column in its table, which shows on rectangles alone.
+            sides = grid[::-1] if c.positions == "sincos_cae" else grid
+            return jnp.asarray(sincos_2d(sides, c.width, c.prefix, c.positions != "sincos"))[None]
 
         def sincos(key, shape):
             return jnp.asarray(sincos_2d(c.grid, c.width, c.prefix))[None]
 
         init = sincos if c.positions == "learned_sincos" else INITS[c.init].token
         table = self.param("pos_embed", init, (1, c.prefix + c.tokens, c.width))
-        return resize_positions(table, c.grid, grid, c.prefix)
+        return resize_positions(table, c.grid, grid, c.prefix, c.position_offset)
 
 
 def vit_flops(config: VitConfig, visible: int | None = None) -> float:

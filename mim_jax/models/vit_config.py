@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from mim_jax.errors import ConfigError
+from mim_jax.errors import ConfigError, check_choices
 from mim_jax.nn.block import REMAT_POLICIES, StackConfig
 from mim_jax.nn.init import INITS
 from mim_jax.nn.patches import patch_grid
@@ -24,8 +24,8 @@ SIZES = {  # width, depth, heads
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
 
-def variant(name: str, image_size: tuple[int, int] = (224, 224), channels: int = 3) -> dict[str, Any]:
-    """The `model` section of a config for a name such as 'B/16'.
+def variant(name: str, image_size: tuple[int, int] = (224, 224), channels: int = 3, **settings: Any) -> dict[str, Any]:
+    """The `model` section of a config for a name such as 'B/16'; `settings`: further keys of the section.
 
     Raises:
         ConfigError: a name that is not SIZE/PATCH with a known size.
@@ -34,8 +34,9 @@ def variant(name: str, image_size: tuple[int, int] = (224, 224), channels: int =
     if size not in SIZES or not patch.isdigit():
         raise ConfigError(f"model variant '{name}' is not one of {', '.join(SIZES)} followed by /patch, such as B/16")
     width, depth, heads = SIZES[size]
-    settings = VitConfig((image_size[0], image_size[1]), channels, (int(patch), int(patch)), width, depth, heads)
-    return {k: v for k, v in dataclasses.asdict(settings).items() if k != "precision"}
+    sizes: dict[str, Any] = dict(image_size=image_size, channels=channels, patch_size=(int(patch),) * 2)
+    config = VitConfig(**sizes, width=width, depth=depth, heads=heads, **settings)
+    return {k: v for k, v in dataclasses.asdict(config).items() if k != "precision"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,10 @@ class VitConfig:
     depth: int = 12
     heads: int = 12
     mlp_ratio: float = 4.0
-    positions: str = "sincos"  # sincos (fixed) | sincos_row (row first) | learned | learned_sincos (its start) | none
+    # sincos (fixed) | sincos_row (row first) | sincos_cae (the same on squares; on rectangles as CAE's code numbers the
+    # patches: column by column) | learned | learned_sincos (its start) | none
+    positions: str = "sincos"
+    position_offset: float = 0.0  # 0.1: learned positions are resized as DINO and iBOT do it
     drop_path_rate: float = 0.0
     scan: bool = False  # run the blocks as one scanned block
     remat: str = "none"  # none | full | dots
@@ -124,16 +128,16 @@ class VitConfig:
         check_heads(self.width, self.heads, "model")
         if "sincos" in self.positions and self.width % 4:
             raise ConfigError(f"model.width {self.width} must be a multiple of 4; try {(self.width // 4 + 1) * 4}")
-        for key, valid in (
-            ("positions", ("sincos", "sincos_row", "learned", "learned_sincos", "none")),
-            ("qkv_bias", ("full", "qv", "none")),
-            ("relative_bias", ("none", "shared", "per_block")),
-            ("init", tuple(INITS)),
-            ("remat", tuple(REMAT_POLICIES)),
-            ("precision", tuple(DTYPES)),
-        ):
-            if getattr(self, key) not in valid:
-                raise ConfigError(f"model.{key} '{getattr(self, key)}' is not one of {', '.join(valid)}")
+        check_choices(
+            self,
+            "model",
+            positions=("sincos", "sincos_row", "sincos_cae", "learned", "learned_sincos", "none"),
+            qkv_bias=("full", "qv", "none"),
+            relative_bias=("none", "shared", "per_block"),
+            init=tuple(INITS),
+            remat=tuple(REMAT_POLICIES),
+            precision=tuple(DTYPES),
+        )
         if min(self.depth, self.channels, self.width) < 1 or min(self.mlp_ratio, self.layer_norm_eps) <= 0:
             names = "depth, channels, width, mlp_ratio and layer_norm_eps"
             raise ConfigError(f"of the section model, {names} must be positive")

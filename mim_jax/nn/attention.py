@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mim_jax.nn.init import Init, scaled
 from mim_jax.nn.relative import RelativeBias
@@ -19,7 +19,7 @@ def attend(
     q: Float[Array, "B K Q d"],
     k: Float[Array, "B K T d"],
     v: Float[Array, "B K T d"],
-    bias: Float[Array, "#B K Q T"] | None = None,
+    bias: Float[Array, "#B #K #Q T"] | None = None,
 ) -> Float[Array, "B K Q d"]:
     """softmax(q k' / sqrt(d) + bias) v per head; logits and softmax in float32.
 
@@ -31,6 +31,14 @@ def attend(
     if bias is not None:
         logits = logits + bias
     return jnp.einsum("bkqt,bktd->bkqd", jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+
+
+def padding_bias(valid: Bool[Array, "B T"]) -> Float[Array, "B 1 1 T"]:
+    """Bias that keeps every query from keys that only fill a sequence up: their share is exactly 0.
+
+    Every row must hold a valid key. The lowest finite number, because a row of infinities would give NaN.
+    """
+    return jnp.where(valid, 0.0, jnp.finfo(jnp.float32).min)[:, None, None]
 
 
 class SelfAttention(nn.Module):
@@ -49,7 +57,9 @@ class SelfAttention(nn.Module):
     proj_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], bias: Float[Array, "#B K T T"] | None = None) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], bias: Float[Array, "#B #K #T T"] | None = None
+    ) -> Float[Array, "B T D"]:
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, bias_init=self.start.bias)
         qkv = dense(3 * width, kernel_init=self.start.kernel, use_bias=self.qkv_bias == "full", name="qkv")(x)

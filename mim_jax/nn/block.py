@@ -66,7 +66,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        bias: Float[Array, "#B K T T"] | None = None,
+        bias: Float[Array, "#B #K #T T"] | None = None,
         noise: Float[Array, "B 2"] | None = None,
         rate: float | Float[Array, ""] = 0.0,
     ) -> Float[Array, "B T D"]:
@@ -93,7 +93,7 @@ def run_blocks(
     x: Float[Array, "B T D"],
     noise: Float[Array, "B L 2"] | None = None,
     layers: bool = False,
-    bias: Float[Array, "#B K T T"] | None = None,
+    bias: Float[Array, "#B #K #T T"] | None = None,
 ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T D"], ...]]:
     """Runs blocks_0, blocks_1, ... of `parent` (inside its compact call).
 

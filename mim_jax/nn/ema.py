@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +21,11 @@ def ema_start(params: Tree) -> Tree:
 def ema_update(ema: Tree, params: Tree, decay: Share) -> Tree:
     """`decay * ema + (1 - decay) * params`, in float32."""
     return jax.tree.map(lambda e, p: e * decay + p.astype(jnp.float32) * (1.0 - decay), ema, params)
+
+
+def shared_part(params: Tree, ema: Tree) -> Tree:
+    """The entries of `params` that `ema` has too: a student may own parameters that its teacher lacks."""
+    return {name: shared_part(params[name], e) if isinstance(e, Mapping) else params[name] for name, e in ema.items()}
 
 
 def cosine_ramp(start: float, end: float, share: Share) -> Float[Array, ""]:

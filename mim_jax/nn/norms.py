@@ -8,7 +8,13 @@ from flax.typing import Dtype
 
 
 def layer_norm(
-    name: str, dtype: Dtype = jnp.float32, epsilon: float = 1e-6, bias_init=nn.initializers.zeros
+    name: str | None,
+    dtype: Dtype = jnp.float32,
+    epsilon: float = 1e-6,
+    bias_init=nn.initializers.zeros,
+    scale_init=nn.initializers.ones,
 ) -> nn.LayerNorm:
     """LayerNorm with epsilon 1e-6; two-pass statistics in float32 (one-pass variance loses digits)."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, bias_init=bias_init, name=name)
+    return nn.LayerNorm(
+        epsilon=epsilon, dtype=dtype, use_fast_variance=False, bias_init=bias_init, scale_init=scale_init, name=name
+    )

@@ -43,6 +43,15 @@ def unpatchify(
     )
 
 
+def pixel_shuffle(
+    values: Float[Array, "B N P"], patch_size: tuple[int, int], grid: tuple[int, int]
+) -> Float[Array, "B H W C"]:
+    """An image from patches whose values run over (channel, row, column), CHANNEL slowest: not the `patchify` order."""
+    return einops.rearrange(
+        values, "b (h w) (c p q) -> b (h p) (w q) c", p=patch_size[0], q=patch_size[1], h=grid[0], w=grid[1]
+    )
+
+
 class PatchEmbed(nn.Module):
     """A linear map of every patch, equal to a convolution with kernel and stride of a patch.
 

@@ -37,12 +37,13 @@ def sincos_2d(grid: tuple[int, int], width: int, prefix: int = 1, row_first: boo
     return np.concatenate([np.zeros((prefix, width)), table]).astype(np.float32)
 
 
-def cubic_matrix(size_in: int, size_out: int, a: float = -0.75) -> Float[np.ndarray, "out in"]:
+def cubic_matrix(size_in: int, size_out: int, a: float = -0.75, offset: float = 0.0) -> Float[np.ndarray, "out in"]:
     """Matrix of one-dimensional cubic interpolation, half-pixel centres, edges repeated, no antialias.
 
-    `a` is the coefficient of the cubic kernel: -0.75 in PyTorch, -0.5 in Pillow and jax.image.
+    `a` is the coefficient of the cubic kernel: -0.75 in PyTorch, -0.5 in Pillow and jax.image. `offset` is added to
+    `size_out` where coordinates are scaled, not where positions are counted.
     """
-    centre = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
+    centre = (np.arange(size_out) + 0.5) * (size_in / (size_out + offset)) - 0.5
     base = np.floor(centre).astype(int)
     matrix = np.zeros((size_out, size_in))
     for offset in range(-1, 3):
@@ -55,9 +56,15 @@ def cubic_matrix(size_in: int, size_out: int, a: float = -0.75) -> Float[np.ndar
 
 
 def resize_positions(
-    table: Float[Array, "*B T D"], grid: tuple[int, int], new_grid: tuple[int, int], prefix: int = 1
+    table: Float[Array, "*B T D"],
+    grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    prefix: int = 1,
+    offset: float = 0.0,
 ) -> Float[Array, "*B S D"]:
     """A position table for another grid: bicubic (a = -0.75, half-pixel centres, no antialias); prefix rows copied.
+
+    offset: 0.1 in DINO and iBOT, whose coordinates are scaled by (new side + 0.1) / side.
 
     Raises:
         ConfigError: the table does not have prefix + h * w rows.
@@ -69,7 +76,7 @@ def resize_positions(
     if grid == new_grid:
         return table
     patches = einops.rearrange(table[..., prefix:, :], "... (h w) d -> ... h w d", h=grid[0], w=grid[1])
-    rows, columns = cubic_matrix(grid[0], new_grid[0]), cubic_matrix(grid[1], new_grid[1])
+    rows, columns = (cubic_matrix(old, new, offset=offset) for old, new in zip(grid, new_grid, strict=True))
     patches = jnp.einsum("Hh,Ww,...hwd->...HWd", rows, columns, patches, precision="highest")
     patches = einops.rearrange(patches, "... h w d -> ... (h w) d")
     return jnp.concatenate([table[..., :prefix, :], patches], axis=-2)

@@ -34,7 +34,10 @@ def draw(
 
     Above the columns stand the caption, whether true patch statistics were used, and how channels are shown.
     """
-    columns = {name: to_rgb(images, mean, std) for name, images in pictures.panels.items()}
+    columns = {
+        name: to_rgb(images, (0.0,), (1.0,)) if name in pictures.unit else to_rgb(images, mean, std)
+        for name, images in pictures.panels.items()
+    }
     for name, maps in pictures.maps.items():
         colours, largest = to_heat(maps)
         columns[f"{name} (0 to {largest:.3g})"] = colours

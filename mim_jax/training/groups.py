@@ -16,12 +16,14 @@ Tree = Any
 class Group(NamedTuple):
     """How one parameter is trained.
 
-    lr_scale: multiplies the whole learning rate, its minimum included. decay: takes weight decay. frozen: not trained.
+    lr_scale: multiplies the whole learning rate, its minimum and its start included. decay: takes weight decay.
+    frozen: not trained. held: stands still in the first `optimizer.freeze_epochs` epochs.
     """
 
     lr_scale: float = 1.0
     decay: bool = True
     frozen: bool = False
+    held: bool = False
 
 
 def path_name(path: tuple) -> str:
@@ -41,10 +43,11 @@ def group_table(groups: ParamGroups, params: Tree, *, layer_decay: float = 1.0) 
     (BEiT, Bao et al. 2022, section 3; MAE, appendix A.2).
 
     Raises:
-        ConfigError: a pattern of `groups` that is no regular expression or, for `frozen`, matches no parameter.
+        ConfigError: a pattern of `groups` that is no regular expression or, for `frozen` and `frozen_first`, matches
+            no parameter.
     """
     leaves = flat(params)
-    for pattern in groups.frozen:
+    for pattern in (*groups.frozen, *groups.frozen_first):
         if not any(_search(pattern, name) for name in leaves):
             raise ConfigError(f"the pattern '{pattern}' of frozen parameters matches none of {', '.join(leaves)}")
     return {name: _group(groups, name, leaf.ndim, layer_decay) for name, leaf in leaves.items()}
@@ -69,7 +72,8 @@ def _group(groups: ParamGroups, name: str, ndim: int, layer_decay: float) -> Gro
     decay = ndim > 1 and not any(_search(pattern, name) for pattern in groups.no_decay)
     frozen = any(_search(pattern, name) for pattern in groups.frozen)
     scale = layer_decay ** (groups.depth + 1 - layer_number(groups, name))
-    return Group(lr_scale=scale, decay=decay, frozen=frozen)
+    held = not frozen and any(_search(pattern, name) for pattern in groups.frozen_first)
+    return Group(lr_scale=scale, decay=decay, frozen=frozen, held=held)
 
 
 def _search(pattern: str, name: str) -> re.Match | None:

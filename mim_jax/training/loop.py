@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from mim_jax.training.metrics import Writers
 from mim_jax.training.optimizer import build as build_optimizer
 from mim_jax.training.progress import ProgressLine
 from mim_jax.training.resolve import Plan, facts, plan, print_facts
-from mim_jax.training.schedules import warmup_cosine_at_step
+from mim_jax.training.schedules import learning_rate, weight_decay
 from mim_jax.training.sharding import global_batch, make_mesh, replicated, to_mesh, tree_shardings
 from mim_jax.training.state import TrainState, init_state, run_key
 from mim_jax.training.step import StepSettings, train_step
@@ -260,17 +261,17 @@ def handle_nonfinite(session: Session, state: TrainState, frozen: Tree, data: Da
 
 def step_settings(config: ConfigDict, run: Plan) -> StepSettings:
     """The compiled step's view of the config."""
-    rate = partial(
-        warmup_cosine_at_step,
-        steps_per_epoch=run.steps_per_epoch,
-        peak=run.peak_lr,
-        minimum=config.optimizer.min_lr,
-        warmup_epochs=config.optimizer.warmup_epochs,
-        epochs=config.training.epochs,
-    )
-    views = Views.from_config(config.data)
+    length = {"steps_per_epoch": run.steps_per_epoch, "epochs": config.training.epochs}
+    freeze = config.optimizer.freeze_epochs
     return StepSettings(
-        run.total_steps, run.steps_per_epoch, rate, views, config.training.accumulate, config.optimizer.ema
+        run.total_steps,
+        run.steps_per_epoch,
+        learning_rate(config.optimizer, batch_size=config.training.batch_size, **length),
+        Views.from_config(config.data),
+        config.training.accumulate,
+        config.optimizer.ema,
+        weight_decay(config.optimizer, **length),
+        math.ceil(freeze * run.steps_per_epoch) if freeze > 0 else None,
     )
 
 

@@ -151,7 +151,7 @@ def _number(value: Any) -> float | str:
 
 def _plain(settings: StepSettings) -> dict:
     values = dataclasses.asdict(settings)
-    del values["learning_rate"]
+    del values["learning_rate"], values["weight_decay"]
     return values
 
 

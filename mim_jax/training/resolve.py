@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from mim_jax import __version__
 from mim_jax.errors import ConfigError
 from mim_jax.methods.base import Method
-from mim_jax.training.optimizer import peak_lr
+from mim_jax.training.optimizer import batch_factor, peak_lr
 from mim_jax.training.sharding import batch_shards
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -62,10 +62,11 @@ def plan(config: ConfigDict, records: int, mesh: Mesh) -> Plan:
 
 def facts(config: ConfigDict, method: Method, plan: Plan, mesh: Mesh, params: Any, records: int) -> dict[str, Any]:
     """The resolved facts as one JSON-ready dictionary. `params`: arrays or shapes."""
-    device = mesh.devices.flat[0]
+    device, optimizer = mesh.devices.flat[0], config.optimizer
+    factor = batch_factor(optimizer, config.training.batch_size) if optimizer.scale_min_lr else 1.0
     return {
         "method": method.name,
-        "learning rate": {"peak": plan.peak_lr, "minimum": config.optimizer.min_lr, "base": config.optimizer.lr},
+        "learning rate": {"peak": plan.peak_lr, "minimum": optimizer.min_lr * factor, "base": optimizer.lr},
         "steps": {"total": plan.total_steps, "per epoch": plan.steps_per_epoch},
         "epochs": config.training.epochs,
         "batch": {

@@ -17,12 +17,16 @@ from mim_jax.training.state import TrainState
 from mim_jax.training.views import Views
 
 Tree = Any
-Scalars = dict[str, Float[Array, ""]]
+Scalars = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What the step needs to know of the config, and nothing more."""
+    """What the step needs to know of the config, and nothing more.
+
+    weight_decay: None where it does not change. freeze_steps: steps in which some parameters stand still, None where
+    the config names none. Both are given exactly where the optimizer was built to take them.
+    """
 
     total_steps: int
     steps_per_epoch: int
@@ -30,6 +34,17 @@ class StepSettings:
     views: Views
     accumulate: int = 1
     ema: float = 0.0
+    weight_decay: Callable[[Any], Any] | None = None  # step -> weight decay
+    freeze_steps: int | None = None
+
+    def at(self, step: Any) -> Scalars:
+        """What the optimizer takes at a step."""
+        values = {"lr": self.learning_rate(step)}
+        if self.weight_decay is not None:
+            values["weight_decay"] = self.weight_decay(step)
+        if self.freeze_steps is not None:
+            values["held"] = step < self.freeze_steps
+        return values
 
 
 def train_step(
@@ -53,8 +68,8 @@ def train_step(
     draws = method.draw(state.params, state.extra, frozen, batch, jax.random.fold_in(key, state.step), progress)
     loss, output, grads = loss_and_grads(method, state, frozen, batch, draws, progress, settings.accumulate)
 
-    lr = settings.learning_rate(state.step)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, lr=lr)
+    scheduled = settings.at(state.step)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **scheduled)
     params = optax.apply_updates(state.params, updates)
     extra = method.update(state.extra, params, output, progress)
     ema = ema_update(state.ema, params, settings.ema) if settings.ema else state.ema
@@ -65,7 +80,8 @@ def train_step(
     new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, extra=extra, ema=ema)
     new = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, state)
     new = new.replace(hold=state.hold | ~finite)
-    scalars = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "step": state.step, "hold": new.hold}
+    scheduled.pop("held", None)
+    scalars = {"loss": loss, **scheduled, "grad_norm": grad_norm, "step": state.step, "hold": new.hold}
     return new, {**scalars, **output.terms, **output.metrics}
 
 

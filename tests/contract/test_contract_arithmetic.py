@@ -125,7 +125,7 @@ def test_parameter_groups_name_real_parameters(case):
 
 
 def test_unknown_keys_are_refused_with_the_nearest(cls):
-    with pytest.raises(ConfigError, match="model.widht.*did you mean 'width'"):
-        cls.from_config({"widht": 3}, {})
+    with pytest.raises(ConfigError, match="model.image_sise.*did you mean 'image_size'"):
+        cls.from_config({"image_sise": 3}, {})
     with pytest.raises(ConfigError, match="method.mask_rati"):
         cls.from_config({}, {"mask_rati": 0.5})

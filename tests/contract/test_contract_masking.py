@@ -35,7 +35,10 @@ def test_hidden_pixels_never_reach_the_encoder(case):
 
 
 def with_prediction_changed(case, change):
-    """The loss when `change` is added to what the last module predicts."""
+    """The loss when `change` times a ramp over its values is added to what the last module predicts.
+
+    A ramp, because a softmax does not notice a constant.
+    """
     shape = case.forward()[1].trace["pred"].shape
     touched = []
 
@@ -43,7 +46,7 @@ def with_prediction_changed(case, change):
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and context.module.path == () and getattr(out, "shape", None) == shape:
             touched.append(context.module)
-            return out + change
+            return out + change * jnp.arange(1, out.shape[-1] + 1)
         return out
 
     with nn.intercept_methods(intercept):

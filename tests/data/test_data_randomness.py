@@ -19,14 +19,14 @@ def test_streams_are_philox_with_the_stated_key_and_counter():
     np.testing.assert_array_equal(drawn, expected.random_raw(8))
 
 
-def test_streams_differ_by_seed_epoch_record_and_purpose():
+def test_streams_differ_by_seed_epoch_record_purpose_and_part():
     base = {"seed": 1, "epoch": 2, "index": 3, "purpose": "a"}
     streams = [
         generator(**(base | change)).random(1000)
-        for change in ({}, {"seed": 2}, {"epoch": 3}, {"index": 4}, {"purpose": "b"})
+        for change in ({}, {"seed": 2}, {"epoch": 3}, {"index": 4}, {"purpose": "b"}, {"part": 1})
     ]
-    assert len({tuple(s) for s in streams}) == 5
-    assert len(np.unique(np.concatenate(streams))) == 5000  # no stream is a shifted copy of another
+    assert len({tuple(s) for s in streams}) == 6
+    assert len(np.unique(np.concatenate(streams))) == 6000  # no stream is a shifted copy of another
 
 
 def test_first_draws_of_neighbouring_records_are_uniform():

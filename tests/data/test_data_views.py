@@ -1,4 +1,4 @@
-"""Crops, resizing, flips and jitter, against closed forms, Pillow and the reference cases."""
+"""Crops, resizing and flips, against closed forms, Pillow and the reference cases."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image
 from scipy.stats import kstest
 
 from mim_jax.data import crops
 from mim_jax.data.decode import decode, pixels
-from mim_jax.data.jitter import jitter
 from mim_jax.data.resize import FILTERS, resize
 from mim_jax.data.views import View
 
@@ -171,44 +170,3 @@ def test_views_of_one_record_differ_by_name(photo):
     image = photo(3, 60, 60)
     assert not np.array_equal(a(image, a.draws(0, 0, 0)), b(image, b.draws(0, 0, 0)))
     np.testing.assert_array_equal(a(image, a.draws(0, 0, 0)), a(image, a.draws(0, 0, 0)))
-
-
-class Draws(np.random.Generator):
-    """Hands out chosen numbers as a generator would."""
-
-    def __init__(self, *arrays):
-        super().__init__(np.random.Philox())
-        self._arrays = iter(arrays)
-
-    def random(self, count):
-        assert count == 3
-        return np.array(next(self._arrays))
-
-
-def test_jitter_order_and_factors(photo):
-    image = photo(4)
-    drawn = Draws([0.9, 0.1, 0.5], [0.75, 0.25, 1.0])  # contrast, saturation, brightness; 1.2, 0.8, 1.4 of strength 0.4
-    expected = Image.fromarray(image)
-    for kind, factor in ((ImageEnhance.Contrast, 0.8), (ImageEnhance.Color, 1.4), (ImageEnhance.Brightness, 1.2)):
-        expected = kind(expected).enhance(factor)
-    np.testing.assert_array_equal(jitter(image, 0.4, drawn), np.asarray(expected))
-
-
-def test_jitter_of_wide_images_equals_that_of_narrow_ones(photo):
-    image = photo(5)
-    for i in range(5):
-        rng = [np.random.default_rng(i) for _ in range(3)]
-        narrow = jitter(image, 0.4, rng[0]).astype(int)
-        wide = jitter(image.astype(np.uint16) * 257, 0.4, rng[1]) / 257
-        floats = jitter((image / 255).astype(np.float32), 0.4, rng[2]) * 255
-        assert np.abs(narrow - wide).max() < 6  # Pillow truncates after each of the three
-        assert np.abs(wide - floats).max() < 0.1
-
-
-def test_jitter_leaves_alpha_and_extra_channels_sane(photo):
-    rgba = np.dstack([photo(6), np.full((20, 24), 77, np.uint8)])
-    result = jitter(rgba, 0.9, np.random.default_rng(0))
-    assert (result[..., 3] == 77).all()
-    assert (result[..., :3] != rgba[..., :3]).any()
-    many = np.random.default_rng(0).integers(0, 65536, (4, 4, 6), dtype=np.uint16)
-    assert jitter(many, 0.9, np.random.default_rng(0)).dtype == np.uint16

@@ -12,6 +12,7 @@ import pytest
 from mim_jax import config as configs
 from mim_jax.errors import ConfigError
 from mim_jax.methods import registry
+from mim_jax.methods.base import Progress
 from mim_jax.methods.mae import MAE
 from mim_jax.models.vit_config import variant
 from mim_jax.nn.patches import patchify
@@ -41,7 +42,7 @@ def run(**method):
     mae = MAE.from_config(sections[0], sections[1] | method)
     batch = {"image": jax.random.normal(jax.random.key(0), (4, 16, 16, 3))}
     variables = mae.init(jax.random.key(1), batch)
-    args = (variables.params, variables.extra, variables.frozen, batch, jax.random.key(2), None)
+    args = (variables.params, variables.extra, variables.frozen, batch, jax.random.key(2), Progress.last())
     loss, output = jax.jit(mae.loss)(*args)
     return mae, variables, batch, loss, output
 

@@ -159,7 +159,7 @@ def test_frozen_parameters_stand_still_and_hold_no_state(name):
     assert np.abs(np.asarray(got["head"]["kernel"]) - params["head"]["kernel"]).max() > 1e-3
     trained = sum(leaf.size for part in ("blocks_1", "head") for leaf in jax.tree.leaves(params[part]))
     moments = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
-    assert moments == trained * (2 if name == "adamw" else 1)
+    assert moments == trained * (2 if name in ("adamw", "lamb") else 1)
 
 
 def test_frozen_gradients_do_not_count_in_the_clipped_norm():
@@ -252,11 +252,40 @@ def test_peak_lr():
         ("clip_norm", -1.0, r"\[0, inf\)"),
         ("ema", 1.0, r"\[0, 1\)"),
         ("warmup_epochs", -1.0, r"\[0, inf\)"),
+        ("warmup_lr", -1e-6, r"\[0, inf\)"),
+        ("schedule", "cosin", "did you mean 'cosine'"),
+        ("clip", "per tensor", "did you mean 'per_tensor'"),
+        ("decay_factor", 1.5, r"\(0, 1\]"),
+        ("schedule_stretch", 0.0, r"\(0, inf\)"),
+        ("schedule_offset", 0.5, "whole number"),
+        ("weight_decay_end", float("inf"), "inf"),
+        ("freeze_epochs", -1.0, r"\[0, inf\)"),
     ],
 )
 def test_impossible_values_are_refused(key, value, says):
     with pytest.raises(ConfigError, match=rf"^optimizer\.{key} is .*{says}"):
         opt.check(section(**{key: value}))
+
+
+@pytest.mark.parametrize("epochs", [(), (5, 3), (2, 2), (-1.0,), ("7",), (1.0, float("nan"))])
+def test_steps_need_rising_epochs(epochs):
+    with pytest.raises(ConfigError, match=r"^optimizer\.decay_epochs is .*rising"):
+        opt.check(section(schedule="step", decay_epochs=epochs))
+    opt.check(section(schedule="cosine", decay_epochs=epochs))
+
+
+def test_steps_come_after_the_warm_up():
+    with pytest.raises(ConfigError, match=r"optimizer\.decay_epochs begins at 30, before the warm-up of 40\.0 epochs"):
+        opt.check(section(schedule="step", decay_epochs=(30, 60)))
+    opt.check(section(schedule="step", decay_epochs=(40, 60)))
+
+
+def test_a_start_above_the_peak_is_refused():
+    opt.check(section(lr=1e-4, lr_batch=512, warmup_lr=1e-4, scale_min_lr=True), batch_size=64)
+    with pytest.raises(ConfigError, match=r"optimizer\.warmup_lr is 0\.0001, above the peak learning rate 1\.25e-05"):
+        opt.check(section(lr=1e-4, lr_batch=512, warmup_lr=1e-4), batch_size=64)
+    with pytest.raises(ConfigError, match=r"optimizer\.min_lr is 0\.0002 x 4, above the peak learning rate 0\.0004"):
+        opt.check(section(lr=1e-4, lr_batch=512, min_lr=2e-4, scale_min_lr=True), batch_size=2048)
 
 
 def test_schedules_that_do_not_fit_are_refused():

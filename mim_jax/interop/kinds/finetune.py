@@ -21,14 +21,19 @@ def run(case: Case, model: Classifier, layout: Layout) -> Result:
     @jax.jit
     def differentiate(variables):
         def loss_of(variables):
-            out = model.apply(variables, images)
+            out = model.apply(variables, images, layers=True)
             return optax.softmax_cross_entropy_with_integer_labels(out.logits, labels).mean(), out
 
         return jax.value_and_grad(loss_of, has_aux=True)(variables)
 
     (loss, out), grads = differentiate(variables)
     return Result(
-        arrays={"loss": loss, "logits": out.logits, "features": out.features},
+        arrays={
+            "loss": loss,
+            "logits": out.logits,
+            "features": out.features,
+            "block_features": jnp.stack(out.layers),
+        },
         named=gradient_columns(layout, variables, grads),
         rows=layout.table_rows(case),
     )

@@ -16,11 +16,14 @@ from mim_jax.training.groups import group_table, path_name
 Tree = Any
 
 
-def run(case: Case, subject: Subject) -> Result:
-    """Loss, everything `forward` reports, and gradients of all parameters that train."""
+def run(case: Case, subject: Subject, progress: Progress | None = None) -> Result:
+    """Loss, everything `forward` reports, and gradients of all parameters that train.
+
+    progress: where the run stands, for methods whose loss changes with it; the start by default.
+    """
     batch, draws = subject.inputs(case.inputs)
     variables = subject.variables(case, batch)
-    progress = Progress.at(0, 1, 1)
+    progress = progress or Progress.at(0, 1, 1)
 
     @jax.jit
     def differentiate(params):

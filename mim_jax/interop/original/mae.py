@@ -13,11 +13,11 @@ from mim_jax.errors import VerifyError
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Row
 from mim_jax.interop.kinds import finetune, lars, linear_probe, pos_resize, pretrain, train
-from mim_jax.interop.kinds.pos_resize import pair
 from mim_jax.interop.name_map import NameMap
 from mim_jax.interop.references.param_groups import block_count, group_rows
 from mim_jax.interop.rules import PATCHES, dense, norm, same, timm_block, under
 from mim_jax.interop.system import Layout, Subject, System
+from mim_jax.interop.vit_case import patch_sizes, vit_config
 from mim_jax.masking.mask import mask_from_noise
 from mim_jax.masking.random import visible_count
 from mim_jax.methods.base import Output, Variables
@@ -56,35 +56,6 @@ PROBE_NAMES = NameMap(
     rules=(*under("backbone/params", CLASSIFIER), *PROBE),
     ignored={r"^head\.0\.num_batches_tracked$": "a counter that a batch norm with fixed momentum does not use"},
 )
-
-
-def vit_config(case: Case, positions: str = "sincos") -> VitConfig:
-    """The encoder that a case asks for; the images say how many channels there are."""
-    c = case.config
-    if c.get("drop_path", 0.0):
-        raise VerifyError(f"{case.folder}: drop_path {c['drop_path']} needs the draws, which the case does not hold")
-    settings = dict(
-        image_size=pair(c["image_size"], "image_size"),
-        channels=int(case.inputs["images"].shape[-1]),
-        patch_size=pair(c["patch_size"], "patch_size"),
-        width=c["width"],
-        depth=c["depth"],
-        heads=c["heads"],
-        mlp_ratio=float(c.get("mlp_ratio", 4.0)),
-        positions=positions,
-        layer_norm_eps=float(c.get("layer_norm_eps", 1e-6)),
-    )
-    config, images = VitConfig.from_section(settings), case.inputs["images"]
-    if images.shape[-3:-1] != config.image_size:
-        raise VerifyError(
-            f"{case.folder}: images of {images.shape[-3:-1]} pixels, but config.image_size {config.image_size}"
-        )
-    return config
-
-
-def patch_sizes(config: VitConfig) -> dict[str, int]:
-    """Lengths of the axes in the pattern of the patch embedding."""
-    return {"p": config.patch_size[0], "q": config.patch_size[1], "c": config.channels}
 
 
 def pretraining(case: Case) -> Subject:

@@ -1,0 +1,55 @@
+"""MaskFeat on CIFAR-10 at 32 pixels, ViT-Ti/4 by default; one HOG cell per patch.
+
+configs/maskfeat/cifar10.py:epochs=400,variant=S/4,source=parquet:data/cifar10/train-*.parquet,eval_source=...
+"""
+
+from mim_jax import recipes
+from mim_jax.config import arguments
+from mim_jax.models.vit_config import variant
+
+
+def get_config(arg=None):
+    args = arguments(
+        arg,
+        variant="Ti/4",
+        epochs=400.0,
+        batch_size=512,
+        lr=2e-4,
+        target="hog",
+        precision="bf16",
+        source="tfds:cifar10:train",
+        eval_source="tfds:cifar10:test",
+    )
+    config = recipes.pretrain()
+
+    config.model = variant(args.variant, image_size=(32, 32), positions="learned", init="maskfeat")
+    config.method = {
+        "name": "maskfeat",
+        "mask_ratio": 0.4,
+        "target": args.target,
+        "hog_cell": 4,
+        "hog_bins": 9,
+        "gaussian_window": 0,
+    }
+
+    config.data.source = args.source
+    config.data.eval_source = args.eval_source
+    config.data.mean = (0.4914, 0.4822, 0.4465)
+    config.data.std = (0.2470, 0.2435, 0.2616)
+    config.data.eval_resize = 32
+    config.data.views.image.size = (32, 32)
+    config.data.views.image.scale = (0.5, 1.0)
+
+    config.training.epochs = args.epochs
+    config.training.batch_size = args.batch_size
+    config.training.precision = args.precision
+    config.optimizer.lr = args.lr
+    config.optimizer.lr_batch = 256
+    config.optimizer.min_lr = 1e-6
+    config.optimizer.b2 = 0.999
+    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = 0.02
+
+    config.evaluation.linear.batch_size = 4096
+    return config

@@ -1,0 +1,75 @@
+"""A tokenizer for ImageNet-1k at 112 pixels: 14 x 14 tokens of stride 8, the grid of a ViT with patch 16 at 224 pixels.
+
+configs/tokenizer/imagenet1k.py:kind=dvae,vocabulary=8192,source=tfds:imagenet2012:train
+
+No row of a paper is reproduced: BEiT and CAE used DALL-E's published tokenizer (docs/gallery/tokenizer.md).
+"""
+
+from mim_jax import recipes
+from mim_jax.config import arguments
+
+
+def get_config(arg=None):
+    args = arguments(
+        arg,
+        kind="vq",
+        vocabulary=8192,
+        hidden=256,
+        distance="plain",
+        image_size=112,
+        stride=8,
+        epochs=20.0,
+        batch_size=1024,
+        lr=5e-4,
+        precision="bf16",
+        source="tfds:imagenet2012:train",
+        eval_source="tfds:imagenet2012:validation",
+    )
+    config = recipes.pretrain()
+
+    config.model = {
+        "kind": args.kind,
+        "image_size": (args.image_size, args.image_size),
+        "channels": 3,
+        "stride": args.stride,
+        "vocabulary": args.vocabulary,
+        "hidden": args.hidden,
+        "blocks": 2,
+        "code_width": 32,
+        "distance": args.distance,
+    }
+    config.method = {
+        "name": "tokenizer",
+        "reconstruction": "l2",
+        "commitment": 0.25,
+        "codebook_decay": 0.99,
+        "split_below": 0.2,
+        "temperature": (1.0, 0.0625),
+        "temperature_share": 0.9,
+        "hard": False,
+        "kl_weight": 0.02 if args.kind == "dvae" else 0.0,
+        "kl_share": 0.1,
+    }
+
+    config.data.source = args.source
+    config.data.eval_source = args.eval_source
+    config.data.mean = (0.0, 0.0, 0.0)  # a tokenizer takes pixels in [0, 1], at evaluation too
+    config.data.std = (1.0, 1.0, 1.0)
+    config.data.eval_resize = args.image_size * 8 // 7
+    config.data.views.image.size = (args.image_size, args.image_size)
+    config.data.views.image.interpolation = "lanczos"
+
+    config.training.epochs = args.epochs
+    config.training.batch_size = args.batch_size
+    config.training.precision = args.precision
+    config.training.checkpoint.metric = "val_loss"
+    config.training.evaluate.loss_every_epochs = 1.0
+    config.training.evaluate.knn_every_epochs = args.epochs
+    config.training.evaluate.pictures_every_epochs = args.epochs / 4
+    config.optimizer.lr = args.lr
+    config.optimizer.lr_batch = 0
+    config.optimizer.b2 = 0.99
+    config.optimizer.warmup_epochs = args.epochs / 20
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 1.0
+    return config

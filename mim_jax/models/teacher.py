@@ -1,0 +1,84 @@
+"""A frozen vision transformer whose tokens are the target: CLIP's in the paper, an encoder of a run here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mim_jax.errors import ConfigError, nearest
+from mim_jax.models.vit import Vit, vit_flops
+from mim_jax.models.vit_config import VitConfig
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """Which encoder teaches, and where its weights come from.
+
+    source: run folder whose encoder is read; model: its sizes, keys of the section `model` of that run.
+    outputs: width of a fixed linear map behind its final norm, without bias (CLIP's projection); 0: none.
+    mean, std: of pixels in [0, 1], per channel, as the teacher was trained; the defaults are CLIP's.
+    """
+
+    source: str = ""
+    model: VitConfig = VitConfig()
+    outputs: int = 0
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+    @classmethod
+    def from_section(cls, values: Mapping[str, Any], where: str = "method.teacher") -> TeacherConfig:
+        """From a section of a config.
+
+        Raises:
+            ConfigError: an unknown key, or an impossible value, with the nearest valid one.
+        """
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        model = dict(values.get("model", {}))
+        for given, kind, prefix in ((values, cls, where), (model, VitConfig, f"{where}.model")):
+            names = [field.name for field in dataclasses.fields(kind)]
+            for key in given:
+                if key not in names:
+                    raise ConfigError(f"{prefix}.{key} is not a setting of a teacher{nearest(key, names)}")
+        config = cls(**{**values, "model": VitConfig.from_section(model)})
+        if not config.model.cls_token:
+            raise ConfigError(f"{where}.model.cls_token must be true: the class token is a target too")
+        for key in ("mean", "std"):
+            if len(getattr(config, key)) != config.model.channels:
+                raise ConfigError(f"{where}.{key} needs {config.model.channels} values, one per channel of the teacher")
+        if config.outputs < 0:
+            raise ConfigError(f"{where}.outputs {config.outputs} must be positive, or 0 for no projection")
+        return config
+
+    @property
+    def width(self) -> int:
+        """Values of a target."""
+        return self.outputs or self.model.width
+
+    def start(self, key: PRNGKeyArray) -> dict[str, Tree]:
+        """Entries of `frozen`: `teacher`, and `projection` where there is one (with orthonormal columns or rows)."""
+        encoder_key, projection_key = jax.random.split(key)
+        images = jnp.zeros((1, *self.model.image_size, self.model.channels))
+        made = {"teacher": Vit(self.model).init(encoder_key, images)["params"]}
+        if self.outputs:
+            shape = (self.model.width, self.outputs)
+            made["projection"] = jax.nn.initializers.orthogonal()(projection_key, shape)
+        return made
+
+    def tokens(self, frozen: Mapping[str, Tree], images: Float[Array, "B H W C"]) -> Float[Array, "B T O"]:
+        """Targets for images in [0, 1], float32, without gradient: cls, then all patches in raster order."""
+        images = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        tokens, _ = Vit(self.model).apply({"params": frozen["teacher"]}, images)
+        tokens = tokens.astype(jnp.float32)
+        return jax.lax.stop_gradient(tokens @ frozen["projection"] if "projection" in frozen else tokens)
+
+    def flops(self) -> float:
+        """Forward FLOPs for one image."""
+        tokens = self.model.prefix + self.model.tokens
+        return vit_flops(self.model) + (2.0 * tokens * self.model.width * self.outputs)
