@@ -29,7 +29,7 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/python tools/quickstart.py
 
 test: lint $(if $(INTEROP),$(VENV)/.interop)
-	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow

@@ -23,8 +23,8 @@ COMMAND = Command(
     name="verify",
     summary="Compare a method with reference cases of the original code; exits 0 only if all are within tolerance.",
     examples=(
-        "verify ../shared/goldens/mae/pretrain_norm_pix",
-        "verify ../shared/goldens/mae --details",
+        "verify CASES/mae/pretrain_norm_pix",
+        "verify CASES/mae --details",
     ),
     declare=declare,
     run=run,

@@ -181,7 +181,7 @@ def detokenize(config: TokenizerConfig, params: Tree, tokens: Int[Array, "B N"])
     if "decoder" not in params:
         return token_colours(config, tokens)
     dalle_kind = config.kind == "dalle"
-    vectors = jax.nn.one_hot(tokens, config.vocabulary) if dalle_kind else params["codebook"][tokens]
+    vectors = jax.nn.one_hot(tokens, config.vocabulary) if dalle_kind else jnp.asarray(params["codebook"])[tokens]
     return jnp.clip(decode_vectors(config, params["decoder"], vectors), 0.0, 1.0)
 
 

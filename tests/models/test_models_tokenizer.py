@@ -53,6 +53,7 @@ def test_encoder_agrees_with_the_authors(shared):
 def test_tokens_and_images(name):
     config = TokenizerConfig.from_section(SMALL[name])
     params = jax.jit(lambda key: tokenizer_init(config, key))(jax.random.key(0))
+    params = jax.tree.map(np.asarray, params)  # as they are read from a file
     images = jax.random.uniform(jax.random.key(1), (2, 16, 24, config.channels))
     tokens = jax.jit(lambda p, x: tokenize(config, p, x))(params, images)
     assert tokens.shape == (2, config.tokens_per_image) and tokens.dtype == jnp.int32
