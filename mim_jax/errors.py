@@ -6,6 +6,7 @@ sentence and exits with code 2; any other exception is a fault of ours and keeps
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
 
@@ -51,3 +52,15 @@ def check_choices(settings: object, where: str, **choices: Iterable[object]) -> 
             close = nearest(value, valid)
             hint = close if "did you mean" in close else ""
             raise ConfigError(f"{where}.{key} '{value}' is not one of {', '.join(map(str, valid))}{hint}")
+
+
+def check_keys(cls: type, values: Iterable[str], where: str, what: str = "") -> None:
+    """Refuses a key of the section `where` of a config that is no field of dataclass `cls`, the settings of `what`.
+
+    Raises:
+        ConfigError: names the key and the nearest that exists.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"{where}.{key} is not a setting of {what or cls.__name__}{nearest(key, names)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -46,3 +47,18 @@ def shared() -> Path:
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+MAPS, MANY = Path("/proc/self/maps"), 25_000
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+    """Forgets compiled programs before there are too many.
+
+    Each lives in memory maps of its own, of which Linux allows a process 65,530; beyond them the compiler crashes.
+    """
+    yield
+    jax = sys.modules.get("jax")
+    if jax is not None and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
+        jax.clear_caches()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mim_jax.errors import ConfigError, nearest
+from mim_jax.errors import ConfigError, check_keys
 
 Scalar = float | Float[Array, ""]
 
@@ -87,9 +87,8 @@ class Distillation:
             ConfigError: an unknown key, or an impossible value.
         """
         fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        check_keys(cls, values, where, "a distillation loss")
         for key, value in values.items():
-            if key not in fields:
-                raise ConfigError(f"{where}.{key} is not a setting of a distillation loss{nearest(key, fields)}")
             if "temperature" in key and not value > 0:
                 raise ConfigError(f"{where}.{key} {value} must be positive, such as {fields[key]}")
             if key.endswith("_momentum") and not 0 <= value <= 1:

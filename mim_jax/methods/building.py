@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jaxtyping import PRNGKeyArray
 
-from mim_jax.errors import ConfigError, nearest
+from mim_jax.errors import check_keys
 from mim_jax.methods.base import Tree
 
 
 def section(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Keyword arguments for dataclass `cls` from one config section; an unknown key is refused by name."""
-    names = [f.name for f in dataclasses.fields(cls)]
-    for key in values:
-        if key not in names:
-            raise ConfigError(f"{where}.{key} is not a setting of {cls.__name__}{nearest(key, names)}")
+    check_keys(cls, values, where)
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from mim_jax.errors import ConfigError, nearest
+from mim_jax.errors import ConfigError, check_choices, check_keys
 from mim_jax.nn import flops
 from mim_jax.nn.init import NORMAL, fan_in_uniform
 
@@ -95,17 +95,12 @@ class HeadConfig:
         Raises:
             ConfigError: an unknown key, or an impossible value or combination.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ConfigError(f"{where}.{key} is not a setting of a projection head{nearest(key, names)}")
+        check_keys(cls, values, where, "a projection head")
         config = cls(**values)
         for key in ("outputs", "patch_outputs", "hidden", "bottleneck"):
             if getattr(config, key) < 1:
                 raise ConfigError(f"{where}.{key} {getattr(config, key)} must be 1 or more")
-        for key, valid in (("activation", tuple(ACTIVATIONS)), ("norm", NORMS)):
-            if getattr(config, key) not in valid:
-                raise ConfigError(f"{where}.{key} '{getattr(config, key)}' is not one of {', '.join(valid)}")
+        check_choices(config, where, activation=ACTIVATIONS, norm=NORMS)
         if config.shared and not config.teacher_shared:
             raise ConfigError(
                 f"{where}.teacher_shared False needs {where}.shared False: it follows the student's layer"

@@ -11,7 +11,7 @@ from flax.typing import Dtype
 from mim_jax.errors import ConfigError, check_choices
 from mim_jax.models.vit_config import DTYPES, check_heads
 from mim_jax.nn.block import REMAT_POLICIES
-from mim_jax.nn.patches import patch_grid
+from mim_jax.nn.patches import both_sides, patch_grid
 
 ARCHS = ("swin", "swinv2")
 WIDTHS = {  # of the first stage; 32 per head
@@ -62,15 +62,7 @@ class SwinConfig:
     @classmethod
     def from_section(cls, values: Mapping[str, Any]) -> SwinConfig:
         """From a config section whose keys have been checked; a patch or image side given once serves both."""
-        values = dict(values)
-        for key in ("patch_size", "image_size"):
-            side = values.get(key, (0, 0))
-            sides = (side,) if isinstance(side, int) else tuple(side)
-            if len(sides) not in (1, 2):
-                raise ConfigError(f"model.{key} {sides} must be (height, width), or one number for both")
-            if key in values:
-                values[key] = sides * (3 - len(sides))
-        config = cls(**values)
+        config = cls(**both_sides(values, "patch_size", "image_size"))
         config.check()
         return config
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mim_jax.errors import ConfigError, nearest
+from mim_jax.errors import ConfigError, check_keys
 from mim_jax.models.vit import Vit, vit_flops
 from mim_jax.models.vit_config import VitConfig
 
@@ -42,10 +42,7 @@ class TeacherConfig:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         model = dict(values.get("model", {}))
         for given, kind, prefix in ((values, cls, where), (model, VitConfig, f"{where}.model")):
-            names = [field.name for field in dataclasses.fields(kind)]
-            for key in given:
-                if key not in names:
-                    raise ConfigError(f"{prefix}.{key} is not a setting of a teacher{nearest(key, names)}")
+            check_keys(kind, given, prefix, "a teacher")
         config = cls(**{**values, "model": VitConfig.from_section(model)})
         if not config.model.cls_token:
             raise ConfigError(f"{where}.model.cls_token must be true: the class token is a target too")

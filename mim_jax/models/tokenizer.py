@@ -12,7 +12,7 @@ from einops import rearrange
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mim_jax.errors import ConfigError, nearest
+from mim_jax.errors import ConfigError, check_choices, check_keys
 from mim_jax.models import dalle
 from mim_jax.models.conv_autoencoder import (
     ConvDecoder,
@@ -61,10 +61,7 @@ class TokenizerConfig:
         Raises:
             ConfigError: an unknown key, or an impossible value, with the nearest valid one.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ConfigError(f"{where}.{key} is not a setting of a tokenizer{nearest(key, names)}")
+        check_keys(cls, values, where, "a tokenizer")
         side = values.get("image_size", cls.image_size)
         sides = (side, side) if isinstance(side, int) else tuple(side)
         if len(sides) != 2:
@@ -79,9 +76,7 @@ class TokenizerConfig:
         Raises:
             ConfigError: names the key, the value and the mend.
         """
-        for key, valid in (("kind", KINDS), ("distance", DISTANCES), ("precision", tuple(DTYPES))):
-            if getattr(self, key) not in valid:
-                raise ConfigError(f"{where}.{key} '{getattr(self, key)}' is not one of {', '.join(valid)}")
+        check_choices(self, where, kind=KINDS, distance=DISTANCES, precision=DTYPES)
         if self.stride < 2 or self.stride & (self.stride - 1):
             raise ConfigError(f"{where}.stride {self.stride} must be a power of 2, such as 4, 8 or 16")
         if self.kind == "dalle" and self.stride != dalle.STRIDE:

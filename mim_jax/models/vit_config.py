@@ -12,7 +12,7 @@ from flax.typing import Dtype
 from mim_jax.errors import ConfigError, check_choices
 from mim_jax.nn.block import REMAT_POLICIES, StackConfig
 from mim_jax.nn.init import INITS
-from mim_jax.nn.patches import patch_grid
+from mim_jax.nn.patches import both_sides, patch_grid
 
 SIZES = {  # width, depth, heads
     "Ti": (192, 12, 3),
@@ -68,15 +68,7 @@ class VitConfig:
     @classmethod
     def from_section(cls, values: Mapping[str, Any]) -> VitConfig:
         """From a config section whose keys have been checked; a patch or image side given once serves both."""
-        values = dict(values)
-        for key in ("patch_size", "image_size"):
-            side = values.get(key, (0, 0))
-            sides = (side,) if isinstance(side, int) else tuple(side)
-            if len(sides) not in (1, 2):
-                raise ConfigError(f"model.{key} {sides} must be (height, width), or one number for both")
-            if key in values:
-                values[key] = sides * (3 - len(sides))
-        config = cls(**values)
+        config = cls(**both_sides(values, "patch_size", "image_size"))
         config.check()
         return config
 

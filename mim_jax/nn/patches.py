@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import einops
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,6 +30,22 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int], where: 
                 f"the nearest patch that does is {closest}"
             )
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
+
+
+def both_sides(values: Mapping[str, Any], *keys: str, where: str = "model") -> dict[str, Any]:
+    """A config section in which a side given once under one of `keys` becomes (height, width).
+
+    Raises:
+        ConfigError: more than two sides.
+    """
+    out = dict(values)
+    for key in keys:
+        if key in out:
+            sides = (out[key],) if isinstance(out[key], int) else tuple(out[key])
+            if len(sides) not in (1, 2):
+                raise ConfigError(f"{where}.{key} {sides} must be (height, width), or one number for both")
+            out[key] = sides * (3 - len(sides))
+    return out
 
 
 def patchify(images: Float[Array, "B H W C"], patch_size: tuple[int, int]) -> Float[Array, "B N P"]:
