@@ -66,7 +66,7 @@ class IJepa(Method):
         vit = vit_config(model, FAMILY)
         ijepa = cls(model=vit, **section(cls, method, "method"))
         if vit.cls_token or vit.relative_bias != "none":
-            raise ConfigError("ijepa encodes blocks: model.cls_token must be False and model.relative_bias 'none'")
+            raise ConfigError("model.relative_bias must be 'none' and model.cls_token must be False for ijepa")
         check_choices(ijepa, "method", stochastic_form=("code", "paper"), evaluate=("target", "context"))
         for key, most in (("momentum", ijepa.momentum_end), ("momentum_end", 1), ("stochastic_positions", math.inf)):
             if not 0 <= getattr(ijepa, key) <= most:
