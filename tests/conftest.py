@@ -49,7 +49,7 @@ def root() -> Path:
     return ROOT
 
 
-MAPS, MANY = Path("/proc/self/maps"), 25_000
+MAPS, MANY = Path("/proc/self/maps"), 12_000
 
 
 @pytest.fixture(autouse=True)
