@@ -12,8 +12,18 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def pretrain() -> ConfigDict:
-    """A locked config with every key of a pretraining run; `model` and `method` are open for the file to fill."""
+CIFAR10 = {
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+    "eval_resize": 32,
+}
+
+
+def pretrain(data_set: str = "imagenet") -> ConfigDict:
+    """A locked config with every key of a pretraining run; `model` and `method` are open for the file to fill.
+
+    data_set: imagenet | cifar10: whose statistics and image size the `data` section starts from.
+    """
     config = ConfigDict(
         {
             "seed": 0,
@@ -37,6 +47,9 @@ def pretrain() -> ConfigDict:
     config.lock()
     config.model.unlock()
     config.method.unlock()
+    if data_set == "cifar10":
+        config.data.update(CIFAR10)
+        config.data.views.image.size = (32, 32)
     config.data.views.unlock()  # a method's further views are added by name; the check knows every key
     return config
 

@@ -28,7 +28,7 @@ def get_config(arg=None):
         source="tfds:cifar10:train",
         eval_source="tfds:cifar10:test",
     )
-    config = recipes.pretrain()
+    config = recipes.pretrain("cifar10")
 
     config.model = variant(
         args.variant, image_size=(32, 32), positions="sincos_row", qkv_bias="qv", layer_scale=0.1, init="cae"
@@ -56,8 +56,6 @@ def get_config(arg=None):
     config.data.source = args.source
     config.data.eval_source = args.eval_source
     config.data.mean, config.data.std = MEAN, STD
-    config.data.eval_resize = 32
-    config.data.views.image.size = (32, 32)
     config.data.views.image.scale = (0.4, 1.0)
     config.data.views.teacher = recipes.view((32, 32)) | {"same_as": "image", "normalize": False}
 

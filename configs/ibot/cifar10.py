@@ -22,7 +22,7 @@ def get_config(arg=None):
         source="tfds:cifar10:train",
         eval_source="tfds:cifar10:test",
     )
-    config = recipes.pretrain()
+    config = recipes.pretrain("cifar10")
 
     size = {"image_size": (32, 32), "drop_path_rate": 0.1}
     config.model = variant(args.variant, positions="learned", position_offset=0.1, init="ibot", **size)
@@ -62,9 +62,6 @@ def get_config(arg=None):
 
     config.data.source = args.source
     config.data.eval_source = args.eval_source
-    config.data.mean = (0.4914, 0.4822, 0.4465)
-    config.data.std = (0.2470, 0.2435, 0.2616)
-    config.data.eval_resize = 32
     colours = {
         "color_jitter": 0.4,
         "color_jitter_saturation": 0.2,

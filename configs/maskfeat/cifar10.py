@@ -20,7 +20,7 @@ def get_config(arg=None):
         source="tfds:cifar10:train",
         eval_source="tfds:cifar10:test",
     )
-    config = recipes.pretrain()
+    config = recipes.pretrain("cifar10")
 
     config.model = variant(args.variant, image_size=(32, 32), positions="learned", init="maskfeat")
     config.method = {
@@ -34,10 +34,6 @@ def get_config(arg=None):
 
     config.data.source = args.source
     config.data.eval_source = args.eval_source
-    config.data.mean = (0.4914, 0.4822, 0.4465)
-    config.data.std = (0.2470, 0.2435, 0.2616)
-    config.data.eval_resize = 32
-    config.data.views.image.size = (32, 32)
     config.data.views.image.scale = (0.5, 1.0)
 
     config.training.epochs = args.epochs
