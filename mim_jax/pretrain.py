@@ -111,7 +111,7 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> bool:
             Reconstructions(config, method, workdir, writers, run.steps(evaluate.pictures_every_epochs)),
         )
 
-    last = train(config, workdir, method, data, evaluators, partial(frozen.read, config, method))
+    last = train(config, workdir, method, data, evaluators, partial(frozen.read, method))
     if jax.process_index() == 0:
         write_page(workdir)
     return int(last.step) == plan(config, data.records, make_mesh(config.mesh)).total_steps

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from mim_jax import config as configs
 from mim_jax.errors import ConfigError, MimError
@@ -57,13 +56,12 @@ def check(method: Method) -> None:
         reader.check(Path(source), method)
 
 
-def read(config: ConfigDict, method: Method, shapes: Tree) -> dict[str, Tree]:
+def read(method: Method, shapes: Tree) -> dict[str, Tree]:
     """The entries of `frozen` that the method names a source for, in the shapes given, as host arrays.
 
     Raises:
         ConfigError: a source that is empty, cannot be read or does not fit.
     """
-    del config
     check(method)
     found = {}
     for name, source in method.sources().items():

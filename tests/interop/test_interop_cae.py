@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from mim_jax.errors import ConfigError, VerifyError
@@ -62,11 +61,9 @@ def test_the_teacher_is_the_encoder_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(frozen, "configs", SimpleNamespace(load_json=lambda path: None))
     monkeypatch.setattr(frozen, "registry", SimpleNamespace(build=lambda config: trained))
     with pytest.raises(ConfigError, match="is not a run .no config.json."):
-        frozen.read(ConfigDict(), method, shapes)
+        frozen.read(method, shapes)
     (tmp_path / "config.json").write_text("{}")
-    assert jax.tree.structure(frozen.read(ConfigDict(), method, shapes)) == jax.tree.structure(
-        {"teacher": shapes["teacher"]}
-    )
+    assert jax.tree.structure(frozen.read(method, shapes)) == jax.tree.structure({"teacher": shapes["teacher"]})
     trained.model = dataclasses.replace(trained.model, depth=3)
     with pytest.raises(ConfigError, match="method.teacher.model.depth is 1, but the encoder in .* has 3"):
         frozen.check(method)

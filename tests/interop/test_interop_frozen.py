@@ -10,7 +10,6 @@ from typing import ClassVar
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from mim_jax import config as configs
@@ -25,7 +24,6 @@ from mim_jax.training.optimizer import build as build_optimizer
 from mim_jax.training.runs import example_batch
 from mim_jax.training.state import init_state
 
-CONFIG = ConfigDict()
 SMALL = dict(kind="vq", image_size=(32, 32), stride=4, vocabulary=16, hidden=8, blocks=1, code_width=4)
 
 
@@ -72,7 +70,7 @@ def test_a_run_gives_its_encoder_codes_and_decoder(run):
     workdir, state = run
     method = student(**SMALL, source=str(workdir), precision="bf16")
     frozen.check(method)
-    read = frozen.read(CONFIG, method, shapes(method))["tokenizer"]
+    read = frozen.read(method, shapes(method))["tokenizer"]
     assert jax.tree.map(np.shape, read) == jax.tree.map(lambda s: s.shape, shapes(method)["tokenizer"])
     np.testing.assert_array_equal(read["codebook"], state.extra["codebook"].vectors)
     for part in ("encoder", "decoder"):
@@ -99,7 +97,7 @@ def test_sources_that_do_not_fit_are_refused(run, change, sentence):
         frozen.check(method)
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match=sentence):
-        frozen.read(CONFIG, method, shapes(method))
+        frozen.read(method, shapes(method))
 
 
 def test_folders_that_are_no_tokenizer_runs_are_refused(run, root, tmp_path):
@@ -110,7 +108,7 @@ def test_folders_that_are_no_tokenizer_runs_are_refused(run, root, tmp_path):
         frozen.check(student(**SMALL, source=str(tmp_path)))
     configs.save(configs.load_json(run[0] / "config.json"), tmp_path / "config.json")
     with pytest.raises(ConfigError, match="cannot be used: .* holds no checkpoints"):
-        frozen.read(CONFIG, student(**SMALL, source=str(tmp_path)), shapes(student(**SMALL)))
+        frozen.read(student(**SMALL, source=str(tmp_path)), shapes(student(**SMALL)))
 
 
 @pytest.fixture
@@ -123,7 +121,7 @@ PUBLISHED = dict(kind="dalle", image_size=32, hidden=16, vocabulary=64)
 
 def test_published_weights_from_safetensors(published):
     method = student(**PUBLISHED, source=str(published))
-    read = frozen.read(CONFIG, method, shapes(method))["tokenizer"]
+    read = frozen.read(method, shapes(method))["tokenizer"]
     theirs = load_file(published)["blocks.group_2.block_1.res_path.conv_1.w"]
     np.testing.assert_array_equal(read["encoder"]["group_2_block_1"]["conv_1"]["kernel"], theirs.transpose(2, 3, 1, 0))
 
@@ -136,21 +134,21 @@ def test_a_folder_needs_encoder_and_decoder(published, tmp_path):
     (tmp_path / "decoder.safetensors").symlink_to(published)
     frozen.check(method)
     with pytest.raises(ConfigError, match="cannot be used: .*blocks.group_2.block_1|cannot be used: .*gives shape"):
-        frozen.read(CONFIG, method, shapes(method))
+        frozen.read(method, shapes(method))
 
 
 def test_weights_of_another_size_are_refused(published, tmp_path):
     method = student(**{**PUBLISHED, "vocabulary": 32}, source=str(published))
     with pytest.raises(ConfigError, match=r"cannot be used: 'blocks.output.conv.w' gives shape \(1, 1, 128, 64\)"):
-        frozen.read(CONFIG, method, shapes(method))
+        frozen.read(method, shapes(method))
     save_file({"a": np.ones(2, np.float32)}, tmp_path / "encoder.safetensors")
     method = student(**PUBLISHED, source=str(tmp_path / "encoder.safetensors"))
     with pytest.raises(ConfigError, match="nothing of ours takes the array 'a'"):
-        frozen.read(CONFIG, method, shapes(method))
+        frozen.read(method, shapes(method))
     (tmp_path / "encoder.npz").write_bytes(b"")
     method = student(**PUBLISHED, source=str(tmp_path / "encoder.npz"))
     with pytest.raises(ConfigError, match="holds no encoder|neither a .safetensors file nor one of torch"):
-        frozen.read(CONFIG, method, {"tokenizer": {"encoder": shapes(method)["tokenizer"]["encoder"]}})
+        frozen.read(method, {"tokenizer": {"encoder": shapes(method)["tokenizer"]["encoder"]}})
 
 
 class Trap:
@@ -165,7 +163,7 @@ def test_torch_state_dicts_are_read_and_pickles_never_run(published, tmp_path):
     torch.save({k: torch.from_numpy(v.copy()) for k, v in load_file(published).items()}, tmp_path / "encoder.pt")
     method = student(**PUBLISHED, source=str(tmp_path / "encoder.pt"))
     other = student(**PUBLISHED, source=str(published))
-    ours, same = (frozen.read(CONFIG, m, shapes(m)) for m in (method, other))
+    ours, same = (frozen.read(m, shapes(m)) for m in (method, other))
     for name, leaf in flat(ours).items():
         np.testing.assert_array_equal(leaf, flat(same)[name], err_msg=name)
 
@@ -179,7 +177,7 @@ def test_torch_state_dicts_are_read_and_pickles_never_run(published, tmp_path):
     ):
         method = student(**PUBLISHED, source=str(tmp_path / file))
         with pytest.raises(ConfigError, match=sentence):
-            frozen.read(CONFIG, method, shapes(method))
+            frozen.read(method, shapes(method))
 
 
 def test_an_entry_that_nothing_reads_is_refused():
