@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from mim_jax.nn.flops import conv
+from mim_jax.nn import conv_flops
+
+conv = partial(conv_flops.conv, bias=True)  # every convolution here has one
 
 
 class ResidualBlock(nn.Module):
@@ -81,9 +85,9 @@ def conv_encoder_flops(
     total, inputs = 0.0, channels
     for level, width in enumerate(level_widths(hidden, levels), 1):
         here = (size[0] >> level, size[1] >> level)
-        total += conv(here, 1, 4 * inputs, width) + blocks * block_flops(here, width)
+        total += conv(here, 4 * inputs, width, 1) + blocks * block_flops(here, width)
         inputs = width
-    return total + conv(here, 1, inputs, outputs) + here[0] * here[1] * inputs
+    return total + conv(here, inputs, outputs, 1) + here[0] * here[1] * inputs
 
 
 def conv_decoder_flops(
@@ -91,14 +95,14 @@ def conv_decoder_flops(
 ) -> float:
     """Forward FLOPs of the decoder of one image of `size` (height, width)."""
     widths = level_widths(hidden, levels)
-    total = conv((size[0] >> levels, size[1] >> levels), 3, inputs, widths[-1])
+    total = conv((size[0] >> levels, size[1] >> levels), inputs, widths[-1], 3)
     for level in range(levels, 0, -1):
         here, width = (size[0] >> level, size[1] >> level), widths[level - 1]
         finer = widths[level - 2] if level > 1 else channels
-        total += blocks * block_flops(here, width) + conv(here, 1, width, 4 * finer) + here[0] * here[1] * width
+        total += blocks * block_flops(here, width) + conv(here, width, 4 * finer, 1) + here[0] * here[1] * width
     return total
 
 
 def block_flops(grid: tuple[int, int], width: int) -> float:
     inner, places = inner_width(width), grid[0] * grid[1]
-    return conv(grid, 3, width, inner) + conv(grid, 1, inner, width) + places * (2 * width + inner)
+    return conv(grid, width, inner, 3) + conv(grid, inner, width, 1) + places * (2 * width + inner)

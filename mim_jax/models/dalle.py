@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from mim_jax.nn.flops import conv
+from mim_jax.nn import conv_flops
+
+conv = partial(conv_flops.conv, bias=True)  # every convolution here has one
 
 GROUPS = 4  # of residual blocks; the resolution changes between them, so that a token covers 8 x 8 pixels
 STRIDE = 2 ** (GROUPS - 1)
@@ -97,14 +101,14 @@ class DalleDecoder(nn.Module):
 def dalle_encoder_flops(size: tuple[int, int], channels: int, hidden: int, blocks: int, vocabulary: int) -> float:
     """Forward FLOPs of the encoder on one image of `size` (height, width)."""
     (height, width), inputs = size, hidden
-    total = conv(size, 7, channels, hidden)
+    total = conv(size, channels, hidden, 7)
     for group in range(GROUPS):
         outputs, here = hidden * 2**group, (height >> group, width >> group)
         for _ in range(blocks):
             inner, places = outputs // 4, here[0] * here[1]
-            total += conv(here, 3, inputs, inner) + 2 * conv(here, 3, inner, inner) + conv(here, 1, inner, outputs)
-            total += conv(here, 1, inputs, outputs) if inputs != outputs else 0.0
+            total += conv(here, inputs, inner, 3) + 2 * conv(here, inner, inner, 3) + conv(here, inner, outputs, 1)
+            total += conv(here, inputs, outputs, 1) if inputs != outputs else 0.0
             total += places * (inputs + 3 * inner + 2 * outputs)  # ReLU, gain, sum
             inputs = outputs
         total += 3 * places * outputs / 4 if group < GROUPS - 1 else places * outputs
-    return total + conv(here, 1, inputs, vocabulary)
+    return total + conv(here, inputs, vocabulary, 1)

@@ -20,12 +20,3 @@ def block(tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0) -
 def blocks(depth: int, tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
     """`depth` equal blocks."""
     return depth * block(tokens, width, heads, mlp_ratio)
-
-
-def conv(size: tuple[int, int], kernel: int, width_in: int, width_out: int) -> float:
-    """A convolution with bias, odd square kernel, stride 1 and zero padding to equal size; padding is not counted."""
-    taps = 1
-    for side in size:
-        outside = (kernel // 2) * (kernel // 2 + 1)  # positions of the kernel that lie beyond either end
-        taps *= kernel * side - outside
-    return float(width_out * (2 * taps * width_in + size[0] * size[1]))
