@@ -10,7 +10,19 @@ import sys
 from collections.abc import Sequence
 
 from mim_jax import __version__
-from mim_jax.commands import config, data, data_convert, doctor, evaluate, export_backbone, show, train, verify
+from mim_jax.commands import (
+    config,
+    data,
+    data_convert,
+    doctor,
+    evaluate,
+    export,
+    export_backbone,
+    import_weights,
+    show,
+    train,
+    verify,
+)
 from mim_jax.commands.base import Command, UsageError, parse
 from mim_jax.errors import MimError, nearest
 
@@ -27,6 +39,8 @@ ALL = (
     config.CHECK,
     config.DIFF,
     verify.COMMAND,
+    import_weights.COMMAND,
+    export.COMMAND,
     export_backbone.COMMAND,
     doctor.COMMAND,
     doctor.NAN,

@@ -107,7 +107,7 @@ RULES: dict[str, Rule] = {
 EVALUATION: dict[str, Rule] = {
     "evaluation.limit": at_least(0),
     "evaluation.knn.k": all_of(at_least(1)),
-    "evaluation.knn.temperature": above(0),
+    "evaluation.knn.temperature": at_least(0),
     "evaluation.knn.batch_size": at_least(1),
     "evaluation.linear.scale": span(0, 1),
     "evaluation.linear.trust_coefficient": above(0),
@@ -208,6 +208,7 @@ EVALUATION |= {
     "evaluation.segmentation.cat_max_ratio": within(0, 1),
     "evaluation.segmentation.layer_decay": (lambda v: 0 < v <= 1, "above 0, up to 1"),
     "evaluation.segmentation.drop_path_rate": below_one(),
+    "evaluation.segmentation.test_scales": all_of(above(0)),
     "evaluation.depth.unit": above(0),
     "evaluation.depth.low": above(0),
     "evaluation.depth.high": above(0),

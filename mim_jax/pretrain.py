@@ -23,6 +23,7 @@ from mim_jax.training.data import TrainData
 from mim_jax.training.loop import train
 from mim_jax.training.optimizer import check as check_optimizer
 from mim_jax.training.resolve import plan
+from mim_jax.training.runs import IMPORT_NOTE
 from mim_jax.training.sharding import make_mesh
 from mim_jax.training.validation import ValidationLoss
 from mim_jax.training.views import Views
@@ -78,6 +79,11 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> bool:
     """
     method = check_all(config)
     workdir = Path(workdir)
+    if (workdir / IMPORT_NOTE).exists():
+        raise ConfigError(
+            f"{workdir} holds imported weights, which have no optimizer to go on with; give another --workdir and "
+            f"--config.training.start_from={workdir} --config.training.start_what=all"
+        )
     begin = start.from_config(config, method)
     if not (workdir / "config.json").exists():  # a run that continues has its own copy of what it began with
         frozen.check(method)

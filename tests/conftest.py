@@ -53,16 +53,10 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def torchvision_operators():
     """Lets timm and transformers be imported where torchvision's compiled operators do not fit the installed torch."""
-    torch = pytest.importorskip("torch")
-    definitions = {
-        "nms": "nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms": "qnms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor",
-    }
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, definition in definitions.items():
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(definition)
-    return library
+    pytest.importorskip("torch")
+    from mim_jax.interop.torch_side import declare_operators
+
+    declare_operators()
 
 
 MAPS, MANY = Path("/proc/self/maps"), 12_000

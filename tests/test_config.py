@@ -235,7 +235,7 @@ def test_shipped_configs_are_valid(path):
         ("data.views", {}),
         ("evaluation.knn.k", ()),
         ("evaluation.knn.k", (0,)),
-        ("evaluation.knn.temperature", 0.0),
+        ("evaluation.knn.temperature", -0.1),
         ("evaluation.linear.epochs", 0.0),
         ("evaluation.linear.scale", (0.5, 0.1)),
         ("evaluation.finetune.label_smoothing", 1.0),

@@ -134,7 +134,7 @@ class Attentive(Protocol):
         """
         if encoder.method is None:
             return 1
-        own = getattr(getattr(encoder.method, "model", None), "heads", 1)
+        own = getattr(encoder.model, "heads", 1)
         heads = self.heads or (own if isinstance(own, int) else own[-1])
         if width % heads:
             raise ConfigError(f"evaluation.attentive.heads = {heads} does not divide the width {width} of the tokens")

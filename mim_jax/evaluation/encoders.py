@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,13 +63,20 @@ def select(features: Features, name: str) -> Float[Array, "B F"]:
     return found.astype(jnp.float32)
 
 
-def block_count(method: Method, image: tuple[int, int, int]) -> int:
-    """How many blocks (`blockN`) the encoder of a method has; image: (height, width, channels)."""
-    batch = {name: jnp.zeros(shape.array(1)) for name, shape in method.views().items()}
-    shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
-    encode = functools.partial(method.encode, layers=True)
-    images = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    return len(jax.eval_shape(lambda p, e, x: encode(p, x, extra=e), shapes.params, shapes.extra, images).layers)
+@functools.cache
+def shapes_of(method: Method) -> Variables:
+    """The variables of a method as shapes; nothing is computed."""
+    views = {name: jax.ShapeDtypeStruct(view.array(1), jnp.float32) for name, view in method.views().items()}
+    return jax.eval_shape(method.init, jax.random.key(0), views)
+
+
+@functools.cache
+def tokens_by_block(method: Method) -> tuple[int, ...]:
+    """How many tokens leave every block (`blockN`) of a method's encoder, for an image of its own size."""
+    image = jax.ShapeDtypeStruct(dataclasses.replace(method.views()["image"], count=1).array(1), jnp.float32)
+    encode, shapes = functools.partial(method.encode, layers=True), shapes_of(method)
+    found = jax.eval_shape(lambda p, e, x: encode(p, x, extra=e), shapes.params, shapes.extra, image)
+    return tuple(layer.shape[1] for layer in found.layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +90,11 @@ class Encoder:
     name: str
     variables: Variables
     method: Method | None = None
+
+    @property
+    def model(self) -> Any:
+        """The config of the encoder (`Method.model`); None for pixels."""
+        return None if self.method is None else self.method.model
 
     def feature(self, name: str) -> str:
         """The name under which this encoder gives feature `name`: pixels have but one."""

@@ -183,7 +183,7 @@ class HeldOut:
 
     def __call__(self, variables: Variables, step: int) -> dict[str, float]:
         found = self._extract(variables, self._batches)
-        kernel, bias = (np.asarray(jax.device_get(x)) for x in self._method.head(variables.params))
+        kernel, bias = (np.asarray(jax.device_get(x)) for x in self._method.classifier(variables.params))
         logits = jnp.asarray(found.features["pooled"]) @ kernel + bias
         ranked = np.asarray(jax.lax.top_k(logits, min(5, self._classes))[1])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(found.truth)).mean()

@@ -64,9 +64,9 @@ def finetune_config(settings: Settings, task: Task, classes: int, mesh: Mesh) ->
 
 def image_size(settings: Settings, task: Task) -> tuple[int, int]:
     """(height, width) of the images, as asked for or as pretrained."""
-    model = getattr(task.encoder.method, "model", None)
+    method, model = task.encoder.method, task.encoder.model
     if not isinstance(model, VitConfig | SwinConfig | ConvConfig):
-        name = getattr(task.encoder.method, "name", task.encoder.name)
+        name = task.encoder.name if method is None else method.name
         raise ConfigError(f"a run of '{name}' has no encoder that could be fine-tuned")
     asked = tuple(settings["image_size"])
     return model.image_size if asked == (0, 0) else (int(asked[0]), int(asked[1]))
@@ -74,7 +74,7 @@ def image_size(settings: Settings, task: Task) -> tuple[int, int]:
 
 def model_section(settings: Settings, task: Task, size: tuple[int, int]) -> dict[str, Any]:
     """The encoder as it was pretrained, but for what fine-tuning changes."""
-    model: Any = task.encoder.method.model  # type: ignore[union-attr]
+    model = task.encoder.model
     changes: dict[str, Any] = {"image_size": size, "drop_path_rate": float(settings["drop_path_rate"])}
     if isinstance(model, VitConfig):
         usual = "per_block" if model.relative_bias == "shared" else model.relative_bias

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from mim_jax.evaluation.encoders import shapes_of
 from mim_jax.evaluation.features import FeatureSet
 from mim_jax.evaluation.linear import Linear
 from mim_jax.evaluation.protocol import Task
+from mim_jax.methods.base import Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +33,17 @@ class Head:
         return vectors @ self.weight + self.bias
 
 
-def head_feature(task_method: object, probe: Linear) -> str:
+def head_feature(method: Method, probe: Linear) -> str:
     """The feature that `head_of` will read: what the fine-tuned head receives, or the linear probe's."""
-    return "pooled" if callable(getattr(task_method, "head", None)) else probe.feature
+    own = jax.eval_shape(method.classifier, shapes_of(method).params)
+    return probe.feature if own is None else "pooled"
 
 
 def head_of(task: Task) -> Head:
     """The head of the task's encoder, trained once per task.
 
-    A fine-tuned encoder has its own (`Method.head`). Else the linear probe of `evaluation.linear` is trained on the
-    training images; its batch norm, which is linear once its statistics stand, becomes part of weight and bias.
+    A fine-tuned encoder has its own (`Method.classifier`). Else the linear probe of `evaluation.linear` is trained on
+    the training images; its batch norm, which is linear once its statistics stand, becomes part of weight and bias.
 
     Raises:
         ConfigError: the probe diverged.
@@ -50,11 +54,11 @@ def head_of(task: Task) -> Head:
 
 
 def _own(task: Task) -> Head | None:
-    method, variables = task.encoder.method, task.encoder.variables
-    own = getattr(method, "head", None)
-    if not callable(own):  # iBOT has settings of that name
+    method = task.encoder.method
+    own = None if method is None else method.classifier(task.encoder.variables.params)
+    if own is None:
         return None
-    weight, bias = own(variables.params)
+    weight, bias = own
     return Head(np.asarray(weight, np.float32), np.asarray(bias, np.float32), "pooled", "fine-tuned")
 
 

@@ -1,8 +1,8 @@
 """Protocol `layers`: a linear probe after every block, all at once, and the curve over depth.
 
-Mean-pooled patch tokens of each block through the final norm, batch normalisation without affine, SGD; of each block
-the best of a few learning rates counts, on a tenth of the training images ("What Do Self-Supervised Vision
-Transformers Learn?", Park et al. 2023, section 3; efficient here: blocks and rates share one program).
+Mean-pooled patch tokens of each block through the final norm, batch normalisation without affine, SGD; of a
+few learning rates each block's best counts, chosen by a tenth of the training images ("What Do Self-Supervised Vision
+Transformers Learn?", Park et al. 2023, section 3). All blocks and rates are trained side by side in one program.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from mim_jax.data.randomness import one_of_each
 from mim_jax.evaluation import many_heads
-from mim_jax.evaluation.encoders import block_count
-from mim_jax.evaluation.linear_sweep import CHOICE
-from mim_jax.evaluation.many_heads import Recipe
+from mim_jax.evaluation.encoders import tokens_by_block
 from mim_jax.evaluation.protocol import Numbers, Protocol, Task
 from mim_jax.methods.base import Method
 
@@ -43,18 +40,13 @@ class Layers(Protocol):
         return cls(**({**evaluation["layers"]} | {"lr": tuple(evaluation["layers"]["lr"])}))
 
     def features(self, method: Method) -> tuple[str, ...]:
-        view = method.views()["image"]
-        return tuple(f"block{i + 1}" for i in range(block_count(method, (*view.size, view.channels))))
+        return tuple(f"block{i + 1}" for i in range(len(tokens_by_block(method))))
 
     def run(self, task: Task) -> Numbers:
         assert task.encoder.method is not None
         names, classes, train, held_out = self.features(task.encoder.method), task.classes, task.train, task.held_out
-        choose = one_of_each(len(train), CHOICE, "chooses the learning rate")
-        learn = np.setdiff1d(np.arange(len(train)), choose, assume_unique=True)
-        batch = min(self.batch_size, len(learn))
-        scale = batch / self.lr_batch if self.lr_batch else 1.0
-        rates = tuple(rate * scale for rate in self.lr)
-        recipe = Recipe(rates, self.epochs, batch, self.momentum, self.weight_decay, normalize=True)
+        learn, choose = many_heads.learn_and_choose(len(train))
+        recipe = many_heads.recipe_of(self, len(learn), normalize=True)
         curve, chosen = [], []
         for group in _groups(names, train.features):
             vectors, own = (np.stack([s.features[name] for name in group]) for s in (train, held_out))

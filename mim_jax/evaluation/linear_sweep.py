@@ -12,14 +12,10 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from mim_jax.data.randomness import one_of_each
 from mim_jax.evaluation import many_heads
 from mim_jax.evaluation.encoders import check_feature
-from mim_jax.evaluation.many_heads import Recipe
 from mim_jax.evaluation.protocol import Numbers, Protocol, Task
 from mim_jax.methods.base import Method
-
-CHOICE = 10  # one training image of so many chooses, with choose_by = 'train'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +42,8 @@ class LinearSweep(Protocol):
         return cls(**(values | {"lr": tuple(values["lr"])}))
 
     def features(self, method: Method) -> tuple[str, ...]:
-        model = getattr(method, "model", None)
-        return tuple(dict.fromkeys(self.wanted)) or ("cls" if getattr(model, "cls_token", False) else "pooled",)
+        default = "cls" if getattr(method.model, "cls_token", False) else "pooled"
+        return tuple(dict.fromkeys(self.wanted)) or (default,)
 
     def run(self, task: Task) -> Numbers:
         names = (task.encoder.feature("pooled"),) if task.encoder.method is None else self.features(task.encoder.method)
@@ -55,15 +51,14 @@ class LinearSweep(Protocol):
         learn, judge = np.arange(len(train)), held_out
         chosen_by = judge
         if self.choose_by == "train":
-            choose = one_of_each(len(train), CHOICE, "chooses the learning rate")
-            learn = np.setdiff1d(learn, choose, assume_unique=True)
+            learn, choose = many_heads.learn_and_choose(len(train))
             chosen_by = dataclasses.replace(
                 train,
                 features={name: vectors[choose] for name, vectors in train.features.items()},
                 labels=train.truth[choose],
                 index=train.index[choose],
             )
-        recipe = self.recipe(len(learn))
+        recipe = many_heads.recipe_of(self, len(learn))
         table, results = {}, {}
         for name in names:  # widths differ, so features come one after the other; the rates are one program
             key = jax.random.key(task.seed)
@@ -79,9 +74,3 @@ class LinearSweep(Protocol):
         settings = {"chosen_feature": name, "chosen_lr": rate, "batch_size": recipe.batch}
         counts = {**task.counts(), "train": len(learn)}
         return Numbers(metrics, counts, settings, {"top1_by_lr": table, "chosen_by": self.choose_by})
-
-    def recipe(self, images: int) -> Recipe:
-        batch = min(self.batch_size, images)
-        scale = batch / self.lr_batch if self.lr_batch else 1.0
-        rates = tuple(rate * scale for rate in self.lr)
-        return Recipe(rates, self.epochs, batch, self.momentum, self.weight_decay)

@@ -16,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Int64, PRNGKeyArray
+
+from mim_jax.data.randomness import one_of_each
 
 EPSILON, RUNNING = 1e-6, 0.1  # of the batch norm
 CHUNK = 4096  # images judged at once
+CHOICE = 10  # one training image of so many chooses the rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,25 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     normalize: bool = False
+
+
+def recipe_of(settings: Any, images: int, normalize: bool = False) -> Recipe:
+    """The recipe that a protocol's settings make for so many training images.
+
+    settings: `lr`, `lr_batch`, `epochs`, `batch_size`, `momentum`, `weight_decay`; each rate in force is
+    lr * batch / lr_batch (lr_batch 0: lr itself), the batch no larger than there are images.
+    """
+    batch = min(settings.batch_size, images)
+    scale = batch / settings.lr_batch if settings.lr_batch else 1.0
+    rates = tuple(rate * scale for rate in settings.lr)
+    return Recipe(rates, settings.epochs, batch, settings.momentum, settings.weight_decay, normalize)
+
+
+def learn_and_choose(images: int) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " C"]]:
+    """Numbers of the training images that heads learn from, and of the tenth by which a rate is chosen; always the
+    same."""
+    choose = one_of_each(images, CHOICE, "chooses the learning rate")
+    return np.setdiff1d(np.arange(images), choose, assume_unique=True), choose
 
 
 class Heads(struct.PyTreeNode):

@@ -72,7 +72,7 @@ class Occlusion(Protocol):
             ConfigError: they do not divide the image, or are to be the encoder's, which has none.
         """
         size = image_size(task)
-        own = getattr(getattr(task.encoder.method, "model", None), "patch_size", None)
+        own = getattr(task.encoder.model, "patch_size", None)
         if self.patch or own is None:
             # Raw pixels have no patches: a fourteenth of the image, as of the paper's models, or what comes near.
             side = self.patch or next(s for s in range(max(1, min(size) // 14), 0, -1) if not any(x % s for x in size))
@@ -214,8 +214,7 @@ def draw(seed: int, purpose: str, index: int | np.integer, count: int) -> Int[np
 
 def saliency_of(task: Task) -> Callable[[np.ndarray], np.ndarray] | None:
     """Where the task's encoder looks, as `occluded` wants it; None for what is no vision transformer."""
-    method, variables = task.encoder.method, task.encoder.variables
-    model = getattr(method, "model", None)
+    method, model, variables = task.encoder.method, task.encoder.model, task.encoder.variables
     if method is None or not isinstance(model, VitConfig):
         return None
     params = jax.device_get(method.encoder_params(variables.params, variables.extra))

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from mim_jax import recipes
 from mim_jax.errors import ConfigError, nearest
 from mim_jax.evaluation.features import FeatureSet
 from mim_jax.evaluation.head import head_feature, head_of
@@ -17,12 +16,12 @@ from mim_jax.evaluation.linear import Linear
 from mim_jax.evaluation.named import named
 from mim_jax.evaluation.neighbours import neighbours
 from mim_jax.evaluation.protocol import Numbers, Protocol, Split, Task
+from mim_jax.evaluation.views import VIEW, one_view
 from mim_jax.measures.detection import detection
 from mim_jax.measures.ood import SCORES, Reference
 from mim_jax.methods.base import Method
 
 METHODS = (*SCORES, "knn")
-VIEW = "image"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +113,8 @@ class OutOfDistribution(Protocol):
 
     def squared(self, task: Task, split: Split, source: str = "") -> FeatureSet:
         """Features of whole images at the model's size, their aspect ratio not kept (MOODv2: bilinear)."""
-        data = task.data.copy_and_resolve_references()
-        own = data.views[VIEW if VIEW in data.views else next(iter(data.views))]
-        view = recipes.view(tuple(own.size)) | {"crop": "whole", "flip": 0.0, "interpolation": "bilinear"}
+        data = one_view(task.data, crop="whole", flip=0.0, interpolation="bilinear")
         with data.unlocked():
-            data.views = {VIEW: view}
             data.eval_source = source or data.eval_source
         return task.run_over(task.open(data, split, view=VIEW))
 

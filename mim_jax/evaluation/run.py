@@ -121,13 +121,17 @@ def _check_features(run: Run, protocols: Sequence[Protocol]) -> None:
 
 
 def _changed(config: Any, changes: Sequence[str]) -> Any:
+    """The config with the changes, checked; without any the run's own, whose rules may be those of an older version."""
     for key in (change.partition("=")[0] for change in changes):
         if not key.startswith(CHANGEABLE):
             raise ConfigError(
                 f"config.{key} belongs to the pretraining and cannot be changed at evaluation; "
                 f"only config.data, config.evaluation and config.seed can"
             )
-    return configs.override(config, changes)
+    changed = configs.override(config, changes)
+    if changes:
+        configs.check(changed)
+    return changed
 
 
 def _encoders(run: Run, baselines: bool) -> Iterator[Encoder]:

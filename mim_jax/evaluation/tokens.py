@@ -12,11 +12,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Num, Shaped
 
-from mim_jax import recipes
 from mim_jax.data import train_batches
 from mim_jax.evaluation.encoders import Encoder, pixel_vectors
 from mim_jax.evaluation.features import even, fetch
 from mim_jax.evaluation.protocol import Split, Task
+from mim_jax.evaluation.views import one_view
 from mim_jax.methods.base import Method, Variables
 from mim_jax.nn.images import normalize
 from mim_jax.training.sharding import batch_sharding, batch_shards, global_batch, make_mesh, replicated
@@ -129,8 +129,9 @@ class MadeTokens:
     """Tokens made anew for every batch: where they do not fit, or where images are cropped and flipped at random."""
 
     def __init__(self, encoder: TokenEncoder, task: Task, scale: tuple[float, float] | None):
-        """scale: share of the area of a random crop with a random flip; None for the evaluation transform."""
-        self.encoder, self.task, self.data = encoder, task, view_data(task.data, scale)
+        """scale: share of the area of a random crop, flipped as in the run; None for the evaluation transform."""
+        crop: dict[str, Any] = {"crop": "center", "flip": 0.0} if scale is None else {"scale": tuple(scale)}
+        self.encoder, self.task, self.data = encoder, task, one_view(task.data, **crop)
         self._batches: Any = None
 
     def epoch(self, number: int, parts: int, part: int, steps: int) -> Iterator[tuple[Array, Array]]:
@@ -147,15 +148,3 @@ class MadeTokens:
         """Ends threads and worker processes."""
         if self._batches is not None:
             self._batches.close()
-
-
-def view_data(data: Any, scale: tuple[float, float] | None) -> Any:
-    """The `data` section with one training view: a random part of the image, flipped as in the run, or its middle."""
-    name = "image" if "image" in data.views else next(iter(data.views))
-    own = data.views[name]
-    view = recipes.view(tuple(own.size)) | {"interpolation": own.interpolation}
-    view |= {"crop": "center", "flip": 0.0} if scale is None else {"flip": own.flip, "scale": tuple(scale)}
-    changed = data.copy_and_resolve_references()
-    with changed.unlocked():
-        changed.views = {"image": view}
-    return changed

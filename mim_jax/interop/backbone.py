@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from mim_jax.errors import ConfigError, nearest
 from mim_jax.interop.name_map import NameMap, to_theirs
 from mim_jax.interop.original import mae
 from mim_jax.interop.rules import PATCHES, beit_block, dense, norm, same
+from mim_jax.interop.staging import refuse_existing, staged
 from mim_jax.interop.vit_case import patch_sizes
 from mim_jax.methods.base import Method, Tree
 from mim_jax.methods.mae import MAE
@@ -76,8 +75,7 @@ def export_backbone(
     out = Path(out)
     if design not in DESIGNS:
         raise ConfigError(f"'{design}' is not a design{nearest(design, DESIGNS)}")
-    if out.exists():
-        raise ConfigError(f"{out} is there already; choose another folder or remove it")
+    refuse_existing(out)
     run = load_run(run_dir, step)
     config = _vit_config(run.method)
     arrays = vitdet_arrays(run, image_size) if design == "vitdet" else mimdet_arrays(run)
@@ -175,7 +173,7 @@ def map_shapes(method: Method, design: str, image_size: int) -> dict[str, tuple[
 
 
 def _vit_config(method: Method) -> VitConfig:
-    config = getattr(method, "model", None)
+    config = method.model
     if not isinstance(config, VitConfig):
         raise ConfigError(f"a backbone is exported of plain vision transformers, not of the encoder of {method.name}")
     return config
@@ -201,17 +199,10 @@ def _float32(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _write(out: Path, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> None:
-    """Both files, first in a folder beside `out`, which then takes its name."""
+    """Both files, whole or not at all."""
     from safetensors.numpy import save_file
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        save_file(arrays, made / "backbone.safetensors", metadata={"format": "pt"})
-        (made / "backbone.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-        made.chmod(0o755)
-        (made / "backbone.safetensors").chmod(0o644)  # both come readable for their owner alone
-        os.rename(made, out)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+    with staged(out) as folder:
+        save_file(arrays, folder / "backbone.safetensors", metadata={"format": "pt"})
+        (folder / "backbone.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        (folder / "backbone.safetensors").chmod(0o644)  # it comes readable for its owner alone

@@ -148,7 +148,10 @@ class ParamGroups:
 
 @dataclasses.dataclass(frozen=True)
 class Method(abc.ABC):
-    """Base of all methods: the arithmetic every system shares."""
+    """Base of all methods: the arithmetic every system shares.
+
+    model: the config of what is judged, an encoder's or a tokenizer's; each method narrows the type.
+    """
 
     name: ClassVar[str] = ""
     masks: ClassVar[bool] = True  # False: nothing is hidden (a tokenizer), and `trace` has no mask
@@ -157,6 +160,8 @@ class Method(abc.ABC):
     without_gradient: ClassVar[tuple[str, ...]] = ()  # patterns of `params` that the loss does not reach, by design
     encoder_copies: ClassVar[tuple[str, ...]] = ()  # paths in `extra` that start as copies of params['encoder']
     encoder_statistics: ClassVar[str] = ""  # entry of `extra` with the encoder's own statistics (batch norm)
+
+    model: Any
 
     @classmethod
     @abc.abstractmethod
@@ -174,8 +179,7 @@ class Method(abc.ABC):
 
     def views(self) -> dict[str, ViewShape]:
         """The image views of a batch, by name; `image` is the one that evaluation knows."""
-        model: Any = getattr(self, "model", None)
-        return {"image": ViewShape(model.image_size, model.channels)}
+        return {"image": ViewShape(self.model.image_size, self.model.channels)}
 
     def sources(self) -> dict[str, str]:
         """Where entries of `frozen` are read from: {'tokenizer': run folder or weight file}; a run refuses ''.
@@ -227,6 +231,12 @@ class Method(abc.ABC):
         self, params: Tree, images: Float[Array, "B H W C"], *, extra: Tree = None, layers: bool | str = False
     ) -> Features:
         """Features of whole (unmasked) normalised images; `layers`: see `Features.layers`."""
+
+    def classifier(self, params: Tree) -> tuple[Float[Array, "D K"], Float[Array, " K"]] | None:
+        """(kernel, bias) of the linear classifier that was trained with the encoder: logits are
+        `encode(...).pooled @ kernel + bias`. None: the encoder came without one."""
+        del params
+        return None
 
     @abc.abstractmethod
     def show(self, params: Tree, extra: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray) -> Pictures:

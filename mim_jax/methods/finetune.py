@@ -122,8 +122,7 @@ class Finetune(Method):
         variables = {"params": params, "batch_stats": extra or {}}
         return self.module(bool(extra)).apply(variables, images, layers=layers, mutable=["batch_stats"])[0]
 
-    def head(self, params: Tree) -> tuple[Float[Array, "D K"], Float[Array, " K"]]:
-        """Logits are `encode(...).pooled @ weight + bias`."""
+    def classifier(self, params: Tree) -> tuple[Float[Array, "D K"], Float[Array, " K"]]:
         return params["head"]["kernel"], params["head"]["bias"]
 
     def encode(self, params, images, *, extra=None, layers=False) -> Features:

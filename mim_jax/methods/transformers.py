@@ -29,10 +29,16 @@ def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
     return ParamGroups(depth=depth, layers=layers)
 
 
-def vit_features(encoder: Vit, params: Tree, images: Float[Array, "B H W C"], layers: bool | str = False) -> Features:
-    """What a vision transformer with parameters `params` says about whole images."""
+def vit_features(
+    encoder: Vit,
+    params: Tree,
+    images: Float[Array, "B H W C"],
+    layers: bool | str = False,
+    noise: Float[Array, "B L 2"] | None = None,
+) -> Features:
+    """What a vision transformer with parameters `params` says about whole images; noise: of drop path, in training."""
     config = encoder.config
-    tokens, outputs = encoder.apply({"params": params}, images, layers=layers)
+    tokens, outputs = encoder.apply({"params": params}, images, noise=noise, layers=layers)
     tokens = tokens.astype(jnp.float32)
     patches = tokens[:, config.prefix :]
     grid = (images.shape[1] // config.patch_size[0], images.shape[2] // config.patch_size[1])

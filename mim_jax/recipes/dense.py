@@ -29,6 +29,10 @@ def segmentation() -> dict:
         "photometric": True,  # colour distortion
         "cat_max_ratio": 0.75,  # a crop is drawn again where one class fills more of it
         "inference": "slide",  # slide (windows, predictions averaged) | whole (the image resized to the crop)
+        # Multi-scale test: class probabilities averaged over sizes of the image (BEiT: 0.5, 0.75, 1.0, 1.25, 1.5, 1.75,
+        # never smaller than the crop) and, with test_flip, over each one mirrored too.
+        "test_scales": (1.0,),
+        "test_flip": False,
         **_training(),
         "steps": 40000,
         "lr": 1e-3,

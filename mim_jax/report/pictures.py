@@ -18,8 +18,10 @@ SMALLEST, LARGEST = 128, 320  # sides of a cell in the picture, in pixels
 GAP, LINE, FONT = 6, 18, 14
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 
-UNDONE = "standardised target undone with each patch's true mean and variance"
-NOT_UNDONE = "prediction shown as the model makes it, without true patch statistics"
+UNDONE = (
+    "true patch statistics were used: the standardised prediction is undone with each patch's true mean and variance"
+)
+NOT_UNDONE = "true patch statistics were not used: predictions are shown as the model makes them"
 
 
 def statistics_note(pictures: Pictures) -> str:

@@ -54,8 +54,7 @@ def show_run(
         draw(pictures, data.mean, data.std, f"{run.config.method.get('name', '')} at step {run.step}"),
         out or Path(run_dir) / "pictures" / f"show_{run.step:08d}.png",
     )
-    used = "used" if pictures.true_patch_statistics else "not used"
-    print(f"true patch statistics were {used}: {statistics_note(pictures)}")
+    print(statistics_note(pictures))
     print(f"{len(stored)} images, checkpoint at step {run.step}: {path}")
     return path
 

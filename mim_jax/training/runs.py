@@ -18,12 +18,15 @@ from mim_jax.training.checkpoints import Checkpoints, Which, params_hash
 from mim_jax.training.state import run_key
 from mim_jax.training.views import Views
 
+IMPORT_NOTE = "import.json"  # in runs that were not trained here: where the weights came from
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A finished or unfinished run: its config, method and the weights of one checkpoint.
 
-    variables.params are the moving average where the run keeps one.
+    variables.params are the moving average where the run keeps one; variables.frozen is empty where the run was
+    imported without its tokenizer or teacher.
     """
 
     workdir: Path
@@ -68,7 +71,8 @@ def load_run(workdir: str | os.PathLike[str], step: Which = None) -> Run:
         shapes = jax.eval_shape(partial(method.init, run_key(config.seed, "init")), example_batch(config))
         weights = "ema" if config.optimizer.ema else "params"
         restored, step = checkpoints.restore_params({weights: shapes.params, "extra": shapes.extra}, step)
-        frozen = checkpoints.restore_frozen(shapes.frozen)
+        without = (workdir / IMPORT_NOTE).exists() and not (workdir / "frozen").exists()
+        frozen = {} if without else checkpoints.restore_frozen(shapes.frozen)
     finally:
         checkpoints.close()
     variables = Variables(restored[weights], restored["extra"], frozen)

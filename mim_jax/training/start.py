@@ -75,10 +75,11 @@ class Start:
         """Arrays by path in `params` and in `extra`."""
         views = {name: jax.ShapeDtypeStruct(shape.array(1), jnp.float32) for name, shape in self.method.views().items()}
         shapes = jax.eval_shape(self.method.init, jax.random.key(0), views)
-        ours, theirs = (getattr(method, "model", None) for method in (self.method, source.method))
         if "encoder" not in shapes.params:
             raise ConfigError(f"{self.method.name} has no encoder that could start from {source.name}")
-        found = fit(flat(source.encoder), theirs, flat(shapes.params["encoder"]), ours, source.name)
+        found = fit(
+            flat(source.encoder), source.method.model, flat(shapes.params["encoder"]), self.method.model, source.name
+        )
         params = {f"encoder/{path}": value for path, value in found.arrays.items()}
         extra = self._statistics(source, shapes.extra)
         for copy in self.method.encoder_copies:

@@ -152,8 +152,8 @@ def test_the_rate_warms_up_and_falls_to_its_minimum():
 
 
 def test_blocks_are_chosen_as_in_the_papers(build):
-    method, variables = build(depth=12)
-    resolve = lambda asked, spread: resolve_blocks(method, variables, (16, 16, 3), asked, spread, "blocks")  # noqa: E731
+    method, _ = build(depth=12)
+    resolve = lambda asked, spread: resolve_blocks(method, asked, spread, "blocks")  # noqa: E731
     assert resolve((), False) == () and resolve((), True) == (3, 5, 7, 11)
     assert resolve((-4, -3, -2, -1), False) == (8, 9, 10, 11)
     with pytest.raises(ConfigError, match="the blocks 1 to 12, not 13"):
@@ -256,6 +256,7 @@ def test_the_number_of_devices_does_not_change_the_scores(scenes, build):
             "steps=40",
         ),
         ("blocks=(-2, -1)", "inference=whole"),
+        ("test_scales=0.75,1,1.5", "test_flip=true", "steps=40"),
     ],
 )
 def test_other_heads_learn_too(scenes, build, changes):
@@ -272,7 +273,7 @@ def test_raw_pixels_and_hierarchies_serve(scenes):
     assert numbers.metrics["miou"] > numbers.details["always the commonest class"]["miou"]
     method = SparK.tiny(image_size=(32, 32))
     shapes = jax.eval_shape(method.init, jax.random.key(0), {"image": jnp.zeros((1, 32, 32, 3))})
-    found = resolve_blocks(method, shapes, (32, 32, 3), (), True, "blocks")
+    found = resolve_blocks(method, (), True, "blocks")
     maps = jax.eval_shape(
         lambda v, x: Trunk(method, found, normed=False).maps(v, None, x), shapes, jnp.zeros((2, 32, 32, 3))
     )
@@ -337,11 +338,14 @@ def test_depth_learns_the_brightness(scenes, build):
         ("recipe=ade20k-uppernet-mae", "did you mean 'ade20k-upernet-mae'"),
         ("warmup_steps=60", "below evaluation.segmentation.steps = 60"),
         ("stride=(17, 8)", "leaves gaps"),
+        ("test_scales=0.5,0", "must be one or more numbers above 0"),
+        ("test_scales=0.5,1 inference=whole", "needs evaluation.segmentation.inference = slide"),
     ],
 )
 def test_settings_that_do_not_serve(scenes, build, change, sentence):
+    changes = [f"evaluation.segmentation.{part}" for part in (change.split() if "whole" in change else [change])]
     with pytest.raises(ConfigError, match=sentence):
-        judge(Segmentation, config_of(scenes, f"evaluation.segmentation.{change}"), encoder_of(build))
+        judge(Segmentation, config_of(scenes, *changes), encoder_of(build))
 
 
 def test_data_that_does_not_serve(scenes, build):

@@ -76,7 +76,7 @@ def test_an_interrupted_run_goes_on_and_is_judged_on_all_held_out_images(task, m
 
     run = load_run(task.workdir)
     assert run.step == 10 and run.config.method.classes == 10
-    weight, bias = run.method.head(run.variables.params)
+    weight, bias = run.method.classifier(run.variables.params)
     hits = 0
     for batch in task.open(task.data, "eval"):
         features = run.method.encode(run.variables.params, normalize(jnp.asarray(batch["image"]), (0.3,), (0.35,)))

@@ -12,10 +12,13 @@ from mim_jax import recipes
 from mim_jax.errors import ConfigError, DataError
 from mim_jax.evaluation import encoders
 from mim_jax.evaluation.class_maps import class_map, read_classes, read_map, real_labels
-from mim_jax.evaluation.head import Head
+from mim_jax.evaluation.head import Head, head_feature
+from mim_jax.evaluation.linear import Linear
 from mim_jax.evaluation.protocol import Task
 from mim_jax.evaluation.robustness import Robustness
 from mim_jax.measures.corruptions import ALEXNET
+from mim_jax.methods.finetune import Finetune
+from mim_jax.methods.ibot import IBOT
 
 NAMES = ("n01", "n02", "n03", "n04")
 SIDE = 8
@@ -69,6 +72,12 @@ def protocol(task, **changes):
     with task.evaluation.unlocked():
         task.evaluation.robustness.update(changes)
     return Robustness.from_config(task.evaluation)
+
+
+def test_the_feature_that_a_classifier_reads():
+    """A fine-tuned head reads pooled tokens; iBOT's settings called `head` are no classifier."""
+    probe = Linear(feature="cls")
+    assert head_feature(IBOT.tiny(), probe) == "cls" and head_feature(Finetune.tiny(), probe) == "pooled"
 
 
 def test_a_set_with_some_of_the_classes(task, data):

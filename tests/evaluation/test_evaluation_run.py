@@ -116,6 +116,16 @@ def test_the_command_of_a_result_gives_it_again(run):
         ({"protocols": ("knn",), "seeds": 0}, ConfigError, "--seeds 0: at least one seed is needed"),
         ({"overrides": ("model.width=3",)}, ConfigError, "config.model.width belongs to the pretraining"),
         ({"overrides": ("evaluation.knn.kk=3",)}, ConfigError, "is not a setting"),
+        (
+            {"overrides": ("evaluation.knn.temperature=-1",)},
+            ConfigError,
+            r"^config.evaluation.knn.temperature = -1.0: must be at least 0$",
+        ),
+        (
+            {"overrides": ("evaluation.linear.momentum=1.5",)},
+            ConfigError,
+            "linear.momentum = 1.5: must be at least 0 and",
+        ),
         ({"source": "digit"}, DataError, "digits"),
     ],
 )

@@ -55,7 +55,7 @@ def test_every_family(arch):
         arch == "resnet"
     )
     features = jax.jit(partial(method.encode, layers=True))(v.params, batch["image"], extra=v.extra)
-    kernel, bias = method.head(v.params)
+    kernel, bias = method.classifier(v.params)
     out = jax.jit(method.classify)(v.params, batch["image"], v.extra)
     np.testing.assert_allclose(features.pooled @ kernel + bias, out.logits, rtol=1e-4, atol=1e-5)
     assert features.patches.shape[1] == features.grid[0] * features.grid[1]

@@ -27,8 +27,7 @@ Grid = tuple[int, int]
 
 def transformer(method: Method) -> VitConfig | None:
     """The vision transformer that a method's encoder is; None for windows and convolutions."""
-    model = getattr(method, "model", None)
-    return model if isinstance(model, VitConfig) else None
+    return method.model if isinstance(method.model, VitConfig) else None
 
 
 def layer_grid(last: Grid, tokens: int) -> Grid:

@@ -76,7 +76,6 @@ class Depth(Dense):
         method = task.encoder.method
         if method is None:
             return setting.raw_pixels(copies=1)
-        image = (*setting.view.crop, task.data.channels)
-        blocks = resolve_blocks(method, task.encoder.variables, image, self.blocks, False, f"{self.where}.blocks")
+        blocks = resolve_blocks(method, self.blocks, False, f"{self.where}.blocks")
         vit = own_vit(method, setting.view.crop, False, 0.0, self.where)
         return Trunk(method, blocks, normed=True, cls=self.cls_token, vit=vit)

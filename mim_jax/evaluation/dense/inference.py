@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,13 +20,29 @@ from mim_jax.data.pairs import Pair
 from mim_jax.evaluation.dense import windows
 
 OUT_STEP = 64  # maps are filled up to a multiple of it
+Look = tuple[float, bool]  # (factor of the image's size, whether it is mirrored)
+Looks = Mapping[Look, float]
+Cut = tuple[np.ndarray, np.ndarray, tuple[int, int]]
+PLAIN: Looks = {(1.0, False): 1.0}
+
+
+def looks_of(view: PairView, scales: Iterable[float], flip: bool) -> dict[Look, float]:
+    """How an image is looked at in a multi-scale test, each look with its weight; the weights sum to 1.
+
+    As in BEiT's test no factor makes an image smaller than the crop, so that factors which would are one look of more
+    weight. flip: every size is looked at mirrored too.
+    """
+    least = min(1.0, min(view.crop) / view.short)
+    found = Counter((max(float(scale), least), mirrored) for scale in scales for mirrored in (False, True)[: 1 + flip])
+    return {look: count / found.total() for look, count in found.items()}
 
 
 class Inference:
     """A plan (`training.Plan`) with its trained state, on the devices of this process.
 
     stride: of the windows; None: one window, the whole image at the size of the crop. together: windows a forward pass.
-    devices: of this process, by default all.
+    devices: of this process, by default all. looks: of one the outputs are given as they are, of several the mean of
+    their softmax over the classes, by weight.
     """
 
     def __init__(
@@ -36,10 +54,11 @@ class Inference:
         stride: tuple[int, int] | None,
         together: int,
         devices: Sequence[jax.Device] | None = None,
+        looks: Looks = PLAIN,
     ):
         own = list(devices or jax.local_devices())
         mesh = Mesh(np.asarray(own), ("data",))
-        self.view, self.stride = view, stride
+        self.view, self.stride, self.looks = view, stride, looks
         self.together = windows.rounded(together, len(own))
         self._split = NamedSharding(mesh, PartitionSpec("data"))
         whole = NamedSharding(mesh, PartitionSpec())
@@ -49,17 +68,31 @@ class Inference:
 
     def __call__(self, pairs: Iterable[Pair]) -> Iterator[tuple[Pair, Float[Array, "H W K"]]]:
         """Each pair with the prediction at the size of its map, filled up below and on the right (`filled`)."""
-        for group in _groups(pairs, self.together):
-            cut = [self._cut(pair) for pair in group]
-            outputs = self._outputs(np.concatenate([crops for crops, _, _ in cut]))
-            first = 0
-            for pair, (crops, places, size) in zip(group, cut, strict=True):
-                yield pair, self._joined(outputs[first : first + len(crops)], places, size, pair.map.shape)
-                first += len(crops)
+        for group in _groups(pairs, max(self.together // len(self.looks), 1)):
+            cut = [self._cut(pair, look) for pair in group for look in self.looks]
+            ends = np.cumsum([len(crops) for crops, _, _ in cut])
+            outputs = np.split(self._outputs(np.concatenate([crops for crops, _, _ in cut])), ends[:-1])
+            seen = zip(outputs, cut, strict=True)
+            for pair in group:
+                yield pair, self._over_looks(pair, itertools.islice(seen, len(self.looks)))
 
-    def _cut(self, pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def _over_looks(self, pair: Pair, seen: Iterable[tuple[np.ndarray, Cut]]) -> Float[Array, "H W K"]:
+        total: Any = 0.0
+        for (look, weight), (outputs, (_, places, size)) in zip(self.looks.items(), seen, strict=True):
+            joined = self._joined(outputs, places, size, pair.map.shape, mirrored=look[1])
+            if len(self.looks) == 1:
+                return joined
+            total = _added(total, joined, weight)
+        return total
+
+    def _cut(self, pair: Pair, look: Look) -> Cut:
         """Windows of an image, their corners, and the size of the resized image."""
-        image = self.view.test(pair, whole=self.stride is None)
+        factor, mirrored = look
+        view = dataclasses.replace(
+            self.view, short=round(self.view.short * factor), long=round(self.view.long * factor)
+        )
+        image = view.test(pair, whole=self.stride is None)
+        image = image[:, ::-1] if mirrored else image
         size = image.shape[:2]
         image, _ = self.view.pad(image, np.zeros(size, np.int32))
         crop = self.view.crop
@@ -76,7 +109,7 @@ class Inference:
         return np.concatenate(found)
 
     def _joined(
-        self, outputs: np.ndarray, places: np.ndarray, size: tuple[int, int], out: tuple[int, ...]
+        self, outputs: np.ndarray, places: np.ndarray, size: tuple[int, int], out: tuple[int, ...], mirrored: bool
     ) -> Float[Array, "H W K"]:
         crop, count = self.view.crop, 1 << (len(outputs) - 1).bit_length()
         step = max(min(crop) // 4, 1)
@@ -90,9 +123,15 @@ class Inference:
             canvas=canvas,
         )
         rows, columns = (
-            windows.taps(old, new, length) for old, new, length in zip(size, out, filled(out), strict=True)
+            windows.taps(old, new, length, flip)
+            for old, new, length, flip in zip(size, out, filled(out), (False, mirrored), strict=True)
         )
         return windows.resized(joined, rows, columns)
+
+
+@jax.jit
+def _added(total: Any, logits: Float[Array, "H W K"], weight: Any) -> Float[Array, "H W K"]:
+    return total + weight * jax.nn.softmax(logits)
 
 
 def filled(size: tuple[int, ...]) -> tuple[int, int]:

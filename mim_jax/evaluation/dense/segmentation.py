@@ -14,7 +14,7 @@ import numpy as np
 
 from mim_jax.data.pairs import NO_LABEL, Labels
 from mim_jax.errors import ConfigError, DataError, check_choices, nearest
-from mim_jax.evaluation.dense.inference import fill_up, sum_over_processes
+from mim_jax.evaluation.dense.inference import fill_up, looks_of, sum_over_processes
 from mim_jax.evaluation.dense.scores import always_the_commonest, confusion, segmentation_scores
 from mim_jax.evaluation.dense.setting import Dense, Setting, finite
 from mim_jax.evaluation.dense.training import CrossEntropy
@@ -44,6 +44,8 @@ class Segmentation(Dense):
     cat_max_ratio: float = 0.75
     layer_decay: float = 1.0
     drop_path_rate: float = 0.0
+    test_scales: tuple[int | float, ...] = (1.0,)
+    test_flip: bool = False
 
     @classmethod
     def from_config(cls, evaluation: Any) -> Segmentation:
@@ -60,7 +62,18 @@ class Segmentation(Dense):
             raise ConfigError(
                 f"{found.where}.classes = {found.classes}: say how many classes the label maps have, 2 or more"
             )
+        found.check_scales()
         return found
+
+    def check_scales(self) -> None:
+        """Refuses sizes of the test that cannot be; raises ConfigError."""
+        key, scales = f"{self.where}.test_scales", self.test_scales
+        if not scales or not all(scale > 0 for scale in scales):
+            raise ConfigError(f"{key} = {scales} must be one or more numbers above 0")
+        if self.inference == "whole" and set(scales) != {1}:
+            raise ConfigError(
+                f"{key} = {scales} needs {self.where}.inference = slide; 'whole' gives every image the size of the crop"
+            )
 
     def run(self, task: Task) -> Numbers:
         setting = Setting.of(
@@ -70,10 +83,11 @@ class Segmentation(Dense):
         plan = setting.plan(trunk, head, CrossEntropy(self.auxiliary), self.layer_decay)
         state, variables, loss = setting.trained(plan)
         matrix = np.zeros((self.classes, self.classes), np.int64)
-        for pair, logits in setting.predictions(plan, state, variables):
+        looks = looks_of(setting.view, self.test_scales, self.test_flip)
+        for pair, scores in setting.predictions(plan, state, variables, looks):
             labels = jnp.asarray(fill_up(pair.map, NO_LABEL))
-            found = np.asarray(confusion(logits.argmax(-1), labels, classes=self.classes))
-            finite(np.asarray(logits.max()), pair.name)
+            found = np.asarray(confusion(scores.argmax(-1), labels, classes=self.classes))
+            finite(np.asarray(scores.max()), pair.name)
             matrix += found
         matrix = sum_over_processes(matrix)
         if not matrix.sum():
@@ -99,12 +113,11 @@ class Segmentation(Dense):
         if method is None:
             trunk = setting.raw_pixels(copies=4 if spread else 1)
         else:
-            image, key = (*setting.view.crop, task.data.channels), f"{self.where}.blocks"
-            blocks = resolve_blocks(method, task.encoder.variables, image, self.blocks, spread, key)
+            blocks = resolve_blocks(method, self.blocks, spread, f"{self.where}.blocks")
             trained = self.encoder == "finetune"
             vit = own_vit(method, setting.view.crop, trained, self.drop_path_rate, f"{self.where}.encoder")
             trunk = Trunk(method, blocks, normed=not spread, vit=vit, trained=trained)
         if not spread:
             return trunk, LinearHead(self.classes)
-        width = self.channels or getattr(getattr(method, "model", None), "width", None)
+        width = self.channels or getattr(task.encoder.model, "width", None)
         return trunk, UPerNet(self.classes, width if isinstance(width, int) else 512, self.dropout)

@@ -16,7 +16,7 @@ from mim_jax.data.pair_views import PairView
 from mim_jax.data.pairs import MapRule, Pair, split_pairs
 from mim_jax.data.split import some
 from mim_jax.errors import CheckpointError, ConfigError
-from mim_jax.evaluation.dense.inference import Inference
+from mim_jax.evaluation.dense.inference import PLAIN, Inference, Looks
 from mim_jax.evaluation.dense.training import Loss, Plan, State, train
 from mim_jax.evaluation.dense.trunk import Trunk
 from mim_jax.evaluation.protocol import Protocol, Task
@@ -191,11 +191,18 @@ class Setting:
         return state, variables, loss
 
     def predictions(
-        self, plan: Plan, state: State, variables: Variables
+        self, plan: Plan, state: State, variables: Variables, looks: Looks = PLAIN
     ) -> Iterator[tuple[Pair, Float[Array, "H W K"]]]:
         """This process's held-out pairs, each with its prediction (`inference.Inference`)."""
         infer = Inference(
-            plan, state, variables, self.view, self.stride, self.protocol.window_batch, list(self.mesh.local_devices)
+            plan,
+            state,
+            variables,
+            self.view,
+            self.stride,
+            self.protocol.window_batch,
+            list(self.mesh.local_devices),
+            looks,
         )
         pairs = whole_pairs(
             self.held_out,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -12,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mim_jax.errors import ConfigError
+from mim_jax.evaluation.encoders import tokens_by_block
 from mim_jax.methods.base import Features, Method, ParamGroups, Variables
-from mim_jax.methods.transformers import vit_groups
+from mim_jax.methods.transformers import vit_features, vit_groups
 from mim_jax.models.vit import Vit
 from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.drop_path import drop_path_noise
@@ -59,18 +59,10 @@ class Trunk:
         if self.vit is None:
             found = self.method.encode(variables.params, images, extra=variables.extra, layers=layers)
         else:
-            found = self._fitted_features(encoder if self.trained else variables.params, images, layers, key)
+            vit = self.vit
+            noise = None if key is None else drop_path_noise(key, len(images), vit.depth, vit.drop_path_rate)
+            found = vit_features(Vit(vit), encoder if self.trained else variables.params, images, layers, noise)
         return self._as_maps(found)
-
-    def _fitted_features(self, encoder: Any, images: Float[Array, "B H W C"], layers: Any, key: Any) -> Features:
-        config = self.vit
-        assert config is not None
-        noise = None if key is None else drop_path_noise(key, len(images), config.depth, config.drop_path_rate)
-        found: Any = Vit(config).apply({"params": encoder}, images, noise=noise, layers=layers)
-        tokens, (rows, columns) = found[0].astype(jnp.float32), config.patch_size
-        patches = tokens[:, config.prefix :]
-        grid = (images.shape[1] // rows, images.shape[2] // columns)
-        return Features(tokens[:, 0] if config.cls_token else None, patches, patches.mean(1), found[1], grid)
 
     def _as_maps(self, found: Features) -> tuple[Map, ...]:
         prefix = 0 if found.cls is None else 1
@@ -121,9 +113,7 @@ class Trunk:
         return dataclasses.replace(vit_groups(self.vit.depth), no_decay=positions)
 
 
-def resolve_blocks(
-    method: Method, variables: Variables, image: tuple[int, int, int], asked: tuple[int, ...], spread: bool, key: str
-) -> tuple[int, ...]:
+def resolve_blocks(method: Method, asked: tuple[int, ...], spread: bool, key: str) -> tuple[int, ...]:
     """Places in `Features.layers` for the config's `blocks`; () stays () where one map is enough.
 
     spread: several maps are needed: the last of every stage (of at most four) where the encoder has stages, else the
@@ -134,7 +124,7 @@ def resolve_blocks(
     """
     if not asked and not spread:
         return ()
-    sizes = _tokens_by_block(method, variables, image)
+    sizes = tokens_by_block(method)
     depth = len(sizes)
     if asked:
         for number in asked:
@@ -153,17 +143,6 @@ def resolve_blocks(
     return found
 
 
-def _tokens_by_block(method: Method, variables: Variables, image: tuple[int, int, int]) -> list[int]:
-    """How many tokens leave every block."""
-    config = getattr(method, "model", None)
-    if isinstance(config, VitConfig):
-        return [config.tokens] * config.depth
-    encode = functools.partial(method.encode, layers=True)
-    images = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    layers = jax.eval_shape(lambda p, e, x: encode(p, x, extra=e), variables.params, variables.extra, images).layers
-    return [layer.shape[1] for layer in layers]
-
-
 def own_vit(method: Method, crop: tuple[int, int], trained: bool, drop_path_rate: float, key: str) -> VitConfig | None:
     """The config of `Trunk.vit`; None where the method's own encoder serves.
 
@@ -173,7 +152,7 @@ def own_vit(method: Method, crop: tuple[int, int], trained: bool, drop_path_rate
     Raises:
         ConfigError: an encoder to be trained that is no plain vision transformer; names `key`.
     """
-    config = getattr(method, "model", None)
+    config = method.model
     if not isinstance(config, VitConfig):
         if trained:
             raise ConfigError(f"{key} = finetune needs a plain vision transformer, not the encoder of {method.name}")

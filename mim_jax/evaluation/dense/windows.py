@@ -30,16 +30,16 @@ def corners(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int
     return np.array([(top, left) for top in places[0] for left in places[1]], np.int64)
 
 
-def taps(old: int, new: int, length: int) -> Taps:
+def taps(old: int, new: int, length: int, mirrored: bool = False) -> Taps:
     """Bilinear resize of a side: for each of `new` places two old ones and the second's share, filled up to `length`.
 
-    Half-pixel centres, no antialias.
+    Half-pixel centres, no antialias. mirrored: the new places in the opposite order.
     """
     centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     low = np.minimum(centre.astype(np.int32), max(old - 2, 0))
     high = np.minimum(low + 1, old - 1)
     found = (low, high, (centre - low).astype(np.float32))
-    return tuple(np.pad(a, (0, length - new), mode="edge") for a in found)  # type: ignore[return-value]
+    return tuple(np.pad(a[:: -1 if mirrored else 1], (0, length - new), mode="edge") for a in found)  # type: ignore[return-value]
 
 
 def rounded(side: int, step: int) -> int:

@@ -7,10 +7,27 @@ the old names in the encoder but put the decoder's blocks elsewhere. All three h
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop.format import Format, Probe
+from mim_jax.interop.huggingface import common
 from mim_jax.interop.name_map import NameMap, Rule
+from mim_jax.interop.positions import FIXED
 from mim_jax.interop.rules import PATCHES, dense, fused, norm, same, under
+from mim_jax.interop.source import Source
+from mim_jax.interop.system import Layout
+from mim_jax.interop.torch_side import module
+from mim_jax.interop.vit_case import patch_sizes
+from mim_jax.masking.mask import mask_from_noise
+from mim_jax.masking.random import visible_count
+from mim_jax.methods.base import Progress, Variables
+from mim_jax.methods.mae import MAE
+from mim_jax.nn.positions import sincos_2d
 
 OLD_BLOCK = {
     "qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
@@ -29,7 +46,6 @@ SPELLINGS = {  # where the encoder's and the decoder's blocks are, and what is i
     "saved by transformers 5": ("vit.encoder.layer", "decoder.decoder_encoder.layer", OLD_BLOCK),
     "modules of transformers 5": ("vit.layers", "decoder.decoder_layers", NEW_BLOCK),
 }
-FIXED = "the fixed sin-cos table is computed, not stored"
 
 
 def block(theirs: str, ours: str, names: dict) -> tuple[Rule, ...]:
@@ -73,3 +89,120 @@ def spelling_of(names: Collection[str]) -> str:
         if all(name in names for name in wanted):
             return spelling
     raise VerifyError(f"these are no arrays of ViTMAEForPreTraining: they are in no spelling of {', '.join(SPELLINGS)}")
+
+
+def layout(method: MAE, names: Collection[str]) -> Layout:
+    """`Format.layout`; what is written has the names of the hub."""
+    spelling = spelling_of(names) if names else "hub"
+    own = {"vit.embeddings.position_embeddings": method.model.width, "decoder.decoder_pos_embed": method.decoder_width}
+    tables = {name: sincos_2d(method.model.grid, width)[None] for name, width in own.items()}
+    return Layout(name_map(spelling), patch_sizes(method.model), tables)
+
+
+def settings(source: Source) -> dict[str, Any]:
+    """Sizes and switches of encoder and decoder, as ViTMAEConfig has them."""
+    common.gelu_alone(source)
+    common.need(source, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    c = source.config
+    model = dict(
+        image_size=common.side(c.get("image_size", 224)),
+        patch_size=common.side(c.get("patch_size", 16)),
+        channels=c.get("num_channels", 3),
+        width=c["hidden_size"],
+        depth=c["num_hidden_layers"],
+        heads=c["num_attention_heads"],
+        mlp_ratio=c["intermediate_size"] / c["hidden_size"],
+        layer_norm_eps=c.get("layer_norm_eps", 1e-12),
+        qkv_bias="full" if c.get("qkv_bias", True) else "none",
+        positions="sincos",
+        cls_token=True,
+    )
+    method = dict(
+        mask_ratio=c.get("mask_ratio", 0.75),
+        target="norm_pix" if c.get("norm_pix_loss", False) else "pixel",
+        decoder_width=c.get("decoder_hidden_size", 512),
+        decoder_depth=c.get("decoder_num_hidden_layers", 8),
+        decoder_heads=c.get("decoder_num_attention_heads", 16),
+    )
+    return {"model": model, "method": method, "data": common.pixels(source)}
+
+
+def refusal(method: MAE) -> str:
+    """What ViTMAE cannot be."""
+    c = method.model
+    if c.positions != "sincos" or not c.cls_token or c.qkv_bias == "qv" or c.layer_scale or c.relative_bias != "none":
+        return "it is a plain vision transformer with a class token and fixed sin-cos positions"
+    if method.target not in ("norm_pix", "pixel") or method.masking != "random" or method.encoder_mask_tokens:
+        return "it predicts pixels of patches hidden at random, which its encoder does not see"
+    return ""
+
+
+def config(method: MAE) -> dict[str, Any]:
+    """ViTMAEConfig as JSON."""
+    c = method.model
+    return {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "hidden_size": c.width,
+        "num_hidden_layers": c.depth,
+        "num_attention_heads": c.heads,
+        "intermediate_size": int(c.width * c.mlp_ratio),
+        "hidden_act": "gelu",
+        "layer_norm_eps": c.layer_norm_eps,
+        "image_size": common.square(c.image_size, "model.image_size"),
+        "patch_size": common.square(c.patch_size, "model.patch_size"),
+        "num_channels": c.channels,
+        "qkv_bias": c.qkv_bias == "full",
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_dropout_prob": 0.0,
+        "mask_ratio": method.mask_ratio,
+        "norm_pix_loss": method.target == "norm_pix",
+        "decoder_hidden_size": method.decoder_width,
+        "decoder_num_hidden_layers": method.decoder_depth,
+        "decoder_num_attention_heads": method.decoder_heads,
+        "decoder_intermediate_size": 4 * method.decoder_width,
+    }
+
+
+def noise(count: int, tokens: int) -> np.ndarray:
+    """What decides which patches are hidden, the same on both sides."""
+    return np.random.default_rng(0).random((count, tokens), dtype=np.float32)
+
+
+def theirs(source: Source) -> Probe:
+    """Loss and prediction of ViTMAEForPreTraining."""
+    torch, model = module("torch"), common.load(source, "ViTMAEForPreTraining")
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        tokens = model.vit.embeddings.patch_embeddings.num_patches
+        out = common.call(model, images, noise=torch.from_numpy(noise(len(images), tokens)))
+        return {"prediction": out.logits.numpy(), "loss": out.loss.numpy()}
+
+    return run
+
+
+def ours(method: MAE, variables: Variables, images: Any) -> dict[str, Any]:
+    """Loss and prediction of ours for the same hidden patches."""
+    model = method.model
+    hidden = jnp.asarray(noise(len(images), model.tokens))
+    mask = mask_from_noise(hidden, visible_count(model.tokens, method.mask_ratio), model.grid)
+    draws, progress = {"mask": mask, "drop_path": None}, Progress.at(0, 1, 1)
+    forward = jax.jit(lambda params, x: method.forward(params, {}, {}, {"image": x}, draws, progress))
+    loss, output = forward(variables.params, jnp.asarray(images))
+    return {"prediction": output.trace["pred"], "loss": loss}
+
+
+FORMATS = (
+    Format(
+        "ViTMAEForPreTraining",
+        "all",
+        accepts=common.is_class("ViTMAEForPreTraining"),
+        settings=settings,
+        refusal=refusal,
+        layout=layout,
+        config=config,
+        theirs=theirs,
+        ours=ours,
+        methods=("mae",),
+    ),
+)

@@ -18,7 +18,7 @@ from mim_jax.interop.kinds.pos_resize import pair
 from mim_jax.interop.name_map import NameMap, Rule, to_ours
 from mim_jax.interop.rules import same
 from mim_jax.interop.system import System
-from mim_jax.interop.weights import TORCH_FILES, read_weights
+from mim_jax.interop.weights import SUFFIXES, read_weights
 from mim_jax.models.dalle import map_pixels
 from mim_jax.models.tokenizer import TokenizerConfig, encode_images, tokenize, tokenizer_init
 
@@ -68,12 +68,11 @@ def check(source: Path, parts: tuple[str, ...]) -> None:
 
 
 def _file(folder: Path, part: str) -> Path:
-    suffixes = (".safetensors", *TORCH_FILES)
-    found = [folder / f"{part}{suffix}" for suffix in suffixes if (folder / f"{part}{suffix}").exists()]
+    found = [folder / f"{part}{suffix}" for suffix in SUFFIXES if (folder / f"{part}{suffix}").exists()]
     if not found:
         raise ConfigError(
-            f"method.tokenizer.source '{folder}' holds no {part}.safetensors and no {part} of torch "
-            f"({', '.join(suffixes[1:])}); without a decoder, name the encoder's file itself"
+            f"method.tokenizer.source '{folder}' holds no {part} as one of {', '.join(SUFFIXES)}; "
+            "without a decoder, name the encoder's file itself"
         )
     return found[0]
 

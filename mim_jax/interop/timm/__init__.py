@@ -1,0 +1,1 @@
+"""Layouts of timm's models: one file per family."""
