@@ -63,7 +63,7 @@ $(VENV)/.dev: $(VENV)/.installed
 # Optional by nature: without torch the comparisons with it are skipped, and say so.
 $(VENV)/.interop: $(VENV)/.dev
 	@if $(install) --no-compile --constraint constraints/interop.txt torch transformers onnx onnx-ir onnxruntime && \
-	    $(install) --no-compile --no-deps --constraint constraints/interop.txt timm torchvision jax2onnx dm-pix equinox chex; then touch $@; \
+	    $(install) --no-compile --no-deps --constraint constraints/interop.txt timm torchvision jax2onnx dm-pix equinox chex toolz; then touch $@; \
 	 else echo "torch could not be installed: the tests that compare with it are skipped"; fi
 
 constraints:

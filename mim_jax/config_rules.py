@@ -154,6 +154,7 @@ EVALUATION: dict[str, Rule] = {
 EVALUATION |= {
     "evaluation.linear_sweep.lr": all_of(above(0)),
     "evaluation.linear_sweep.choose_by": one_of("eval", "train"),
+    "evaluation.linear_sweep.scale": span(0, 1),
     "evaluation.layers.lr": all_of(above(0)),
     "evaluation.few_shot.images_per_class": (lambda v: all(x >= 1 for x in v), "numbers of at least 1"),
     "evaluation.few_shot.fractions": (lambda v: all(0 < x <= 1 for x in v), "shares above 0, up to 1"),
@@ -195,6 +196,7 @@ for _section in ("segmentation", "depth"):
         EVALUATION[f"evaluation.{_section}.{_key}"] = at_least(1)
     for _key in ("short", "pixel_patch", "warmup_steps", "lr", "min_lr", "weight_decay", "clip_norm"):
         EVALUATION[f"evaluation.{_section}.{_key}"] = at_least(0)
+    EVALUATION[f"evaluation.{_section}.checkpoint_every"] = at_least(0)
     EVALUATION[f"evaluation.{_section}.scale"] = span(0, 100)
     EVALUATION[f"evaluation.{_section}.flip"] = within(0, 1)
     EVALUATION[f"evaluation.{_section}.inference"] = one_of("slide", "whole")

@@ -1,10 +1,10 @@
 """CAE v2 on ImageNet-1K, 300 epochs: the sizes Ti/16, S/16 and B/16 of the release.
 
-    configs/cae_v2/imagenet1k.py:variant=B/16,teacher=runs/teacher
+    mim-jax import openai/clip-vit-base-patch16 runs/clip --from hf --method mae
+    configs/cae_v2/imagenet1k.py:variant=B/16,teacher=runs/clip
 
-The paper's teacher is CLIP ViT-B/16 with its projection to 512 values. CLIP's own architecture (a norm before the
-blocks, the quick GELU) and weight files are not read here: `teacher` is a run of this project whose encoder has the
-sizes below, so the published rows cannot be had with it, and results/cae.json lists none of them.
+The paper's teacher is CLIP ViT-B/16 with its projection to 512 values. Another teacher is any run whose encoder
+`method.teacher.model` describes; `method.teacher.outputs` is then the size of a fixed random map after it, or 0.
 """
 
 from mim_jax import recipes
@@ -13,6 +13,14 @@ from mim_jax.models.vit_config import variant
 
 HEADS = {"Ti": 12, "S": 12}  # these sizes have more heads than elsewhere
 HIDDEN = {"Ti": 30, "S": 49, "B": 98}
+CLIP = {
+    "positions": "learned",
+    "layer_norm_eps": 1e-5,
+    "activation": "quick_gelu",
+    "pre_norm": True,
+    "patch_bias": False,
+    "projection": 512,
+}
 
 
 def get_config(arg=None):
@@ -21,7 +29,7 @@ def get_config(arg=None):
         variant="",  # Ti/16, S/16 or B/16
         epochs=300.0,
         teacher="",
-        teacher_outputs=512,  # a fixed random map where the run has no projection; 0: none
+        teacher_outputs=0,  # of a fixed random map, for a teacher without a projection; 0: none
         source="tfds:imagenet2012:train",
         eval_source="tfds:imagenet2012:validation",
         workers=0,
@@ -45,7 +53,7 @@ def get_config(arg=None):
         "feed_queries": True,
         "teacher": {
             "source": args.teacher,
-            "model": variant("B/16", positions="learned", layer_norm_eps=1e-5),
+            "model": variant("B/16", **CLIP),
             "outputs": args.teacher_outputs,
             "mean": (0.48145466, 0.4578275, 0.40821073),
             "std": (0.26862954, 0.26130258, 0.27577711),

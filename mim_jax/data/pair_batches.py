@@ -36,13 +36,14 @@ def train_crops(
     view: PairView,
     *,
     steps: int,
+    start: int = 0,
     batch_size: int,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 16,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """`steps` batches of this process's share: `image` (b, H, W, C) uint8 and `map` (b, H, W).
+    """Batches `start` to `steps` - 1 of this process's share: `image` (b, H, W, C) uint8 and `map` (b, H, W).
 
     Every pass over the pairs has another order and other crops, which depend on (seed, pass, pair) alone; a batch may
     begin in one pass and end in the next, so few pairs serve any batch size.
@@ -70,10 +71,10 @@ def train_crops(
     with ThreadPoolExecutor(max(1, threads)) as pool:
         waiting: collections.deque[list[Future[Pair]]] = collections.deque()
         try:
-            for step in range(steps + AHEAD):
+            for step in range(start, steps + AHEAD):
                 if step < steps:
                     waiting.append(begin(step, pool))
-                if step >= AHEAD:
+                if step >= start + AHEAD:
                     made = [future.result() for future in waiting.popleft()]
                     yield {"image": np.stack([p.image for p in made]), "map": np.stack([p.map for p in made])}
         finally:

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -28,8 +26,9 @@ from mim_jax.errors import ConfigError, MimError
 from mim_jax.evaluation.encoders import Encoder
 from mim_jax.evaluation.features import Extractor, FeatureSet
 from mim_jax.evaluation.finetune_config import SECTION, finetune_config
+from mim_jax.evaluation.head import scores
 from mim_jax.evaluation.labels import check_labels
-from mim_jax.evaluation.protocol import Numbers, Protocol, Task, top
+from mim_jax.evaluation.protocol import Numbers, Protocol, Task
 from mim_jax.methods import registry
 from mim_jax.methods.base import Method, Variables
 from mim_jax.recipes.evaluation import finetune as recipe
@@ -169,7 +168,7 @@ class HeldOut:
     name = "held-out accuracy"
 
     def __init__(self, config: ConfigDict, method: Any, mesh: Mesh, every_steps: int, task: Task):
-        self.every_steps, self._method, self._classes = every_steps, method, config.method.classes
+        self.every_steps, self._method = every_steps, method
         encoder = Encoder("fine-tuned", Variables(params={}), method)
         self._extract = Extractor(encoder, ("pooled",), config.data.mean, config.data.std, mesh)
         self._batches = eval_batches(
@@ -184,11 +183,8 @@ class HeldOut:
     def __call__(self, variables: Variables, step: int) -> dict[str, float]:
         found = self._extract(variables, self._batches)
         kernel, bias = (np.asarray(jax.device_get(x)) for x in self._method.classifier(variables.params))
-        logits = jnp.asarray(found.features["pooled"]) @ kernel + bias
-        ranked = np.asarray(jax.lax.top_k(logits, min(5, self._classes))[1])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(found.truth)).mean()
-        shares = top(ranked, found.truth, self._classes)
-        return {"eval_loss": float(loss), **{f"eval_{name}": value for name, value in shares.items()}}
+        logits = found.features["pooled"] @ kernel + bias
+        return {f"eval_{name}": value for name, value in scores(logits, found.truth)[0].items()}
 
 
 def logged(folder: Path, name: str) -> Iterator[tuple[int, float]]:

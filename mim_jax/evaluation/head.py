@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+import optax
+from jaxtyping import Bool, Float, Int
 
 from mim_jax.evaluation.encoders import shapes_of
 from mim_jax.evaluation.features import FeatureSet
 from mim_jax.evaluation.linear import Linear
-from mim_jax.evaluation.protocol import Task
+from mim_jax.evaluation.protocol import Task, top
 from mim_jax.methods.base import Method
 
 
@@ -31,6 +33,19 @@ class Head:
         """Logits of vectors, or of the images of a set."""
         vectors = features.features[self.feature] if isinstance(features, FeatureSet) else features
         return vectors @ self.weight + self.bias
+
+
+def scores(
+    logits: Float[np.ndarray, "N K"], truth: Int[np.ndarray, " N"]
+) -> tuple[dict[str, float], Bool[np.ndarray, " N"]]:
+    """Shares by name with the mean cross-entropy `loss`, and of each image whether its best class is its own.
+
+    `top5` where there are more than five classes. Equal logits: the smaller number comes first.
+    """
+    values, classes = jnp.asarray(logits), logits.shape[1]
+    ranked = np.asarray(jax.lax.top_k(values, min(5, classes))[1])
+    loss = optax.softmax_cross_entropy_with_integer_labels(values, jnp.asarray(truth)).mean()
+    return {**top(ranked, truth, classes), "loss": float(loss)}, ranked[:, 0] == truth
 
 
 def head_feature(method: Method, probe: Linear) -> str:

@@ -98,7 +98,7 @@ class Linear(Protocol):
         loss = jnp.zeros(())
         for epoch in range(math.ceil(self.epochs)):
             if self.augment:
-                found = epoch_features(task, self.scale, epoch)
+                found = epoch_features(task, (self.feature,), self.scale, epoch)
                 vectors, labels = jnp.asarray(found.features[feature]), jnp.asarray(found.truth)
             state, loss = train_epoch(plan, state, vectors, labels, jax.random.fold_in(key, epoch))
         if not np.isfinite(loss):

@@ -1,7 +1,8 @@
 """Protocol `linear_sweep`: DINO's and iBOT's linear evaluation, with all learning rates trained at once.
 
 Linear layers without normalisation on frozen features, SGD with momentum, cosine over the epochs (DINO, Caron et al.
-2021; iBOT, Zhou et al. 2022, section 4.1). Features are cached, without random crops; the authors draw new crops.
+2021; iBOT, Zhou et al. 2022, section 4.1). As there, every image is cropped and flipped anew in every epoch; with
+`augment = False` the features of the evaluation crop are computed once.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from mim_jax.evaluation import many_heads
+from mim_jax.evaluation.augmented import TORCHVISION, epoch_features
 from mim_jax.evaluation.encoders import check_feature
 from mim_jax.evaluation.protocol import Numbers, Protocol, Task
 from mim_jax.methods.base import Method
@@ -32,6 +36,8 @@ class LinearSweep(Protocol):
     weight_decay: float = 0.0
     wanted: tuple[str, ...] = ()
     choose_by: str = "eval"
+    augment: bool = True
+    scale: tuple[float, float] = (0.08, 1.0)
 
     @classmethod
     def from_config(cls, evaluation: Any) -> LinearSweep:
@@ -39,7 +45,7 @@ class LinearSweep(Protocol):
         values["wanted"] = tuple(values.pop("features"))
         for name in values["wanted"]:
             check_feature(name, "evaluation.linear_sweep.features")
-        return cls(**(values | {"lr": tuple(values["lr"])}))
+        return cls(**(values | {key: tuple(values[key]) for key in ("lr", "scale")}))
 
     def features(self, method: Method) -> tuple[str, ...]:
         default = "cls" if getattr(method.model, "cls_token", False) else "pooled"
@@ -59,12 +65,11 @@ class LinearSweep(Protocol):
                 index=train.index[choose],
             )
         recipe = many_heads.recipe_of(self, len(learn))
+        heads = self.fit(task, recipe, names, learn)
         table, results = {}, {}
-        for name in names:  # widths differ, so features come one after the other; the rates are one program
-            key = jax.random.key(task.seed)
-            heads = many_heads.train(recipe, train.features[name][None, learn], train.truth[learn], classes, key)
-            scores = many_heads.accuracies(recipe, heads, chosen_by.features[name][None], chosen_by.truth)[0][0]
-            one, five = many_heads.accuracies(recipe, heads, judge.features[name][None], judge.truth)
+        for name in names:
+            scores = many_heads.accuracies(recipe, heads[name], chosen_by.features[name][None], chosen_by.truth)[0][0]
+            one, five = many_heads.accuracies(recipe, heads[name], judge.features[name][None], judge.truth)
             table[name] = {f"{rate:g}": float(score) for rate, score in zip(self.lr, scores, strict=True)}
             best = int(scores.argmax())  # of equals the lowest rate
             results[name] = (float(scores[best]), self.lr[best], float(one[0, best]), float(five[0, best]))
@@ -74,3 +79,26 @@ class LinearSweep(Protocol):
         settings = {"chosen_feature": name, "chosen_lr": rate, "batch_size": recipe.batch}
         counts = {**task.counts(), "train": len(learn)}
         return Numbers(metrics, counts, settings, {"top1_by_lr": table, "chosen_by": self.choose_by})
+
+    def fit(
+        self, task: Task, recipe: many_heads.Recipe, names: tuple[str, ...], learn: Int[np.ndarray, " L"]
+    ) -> dict[str, many_heads.Heads]:
+        """The trained heads of every feature, all rates in one program; widths differ, so features come in turn.
+
+        learn: numbers of the training images that count.
+        """
+        key, train, classes = jax.random.key(task.seed), task.train, task.classes
+        if not self.augment:
+            return {
+                name: many_heads.train(recipe, train.features[name][None, learn], train.truth[learn], classes, key)
+                for name in names
+            }
+        widths = {name: train.features[name].shape[1] for name in names}
+        state = {name: many_heads.begin(recipe, (1, width), classes, key) for name, width in widths.items()}
+        for epoch in range(recipe.epochs):
+            found = epoch_features(task, names, self.scale, epoch, TORCHVISION)
+            labels = jnp.asarray(found.truth[learn])
+            for name in names:
+                vectors = jnp.asarray(found.features[name][None, learn])
+                state[name] = many_heads.train_epoch(recipe, state[name], vectors, labels, epoch, key)
+        return {name: trained.heads for name, trained in state.items()}

@@ -65,23 +65,48 @@ class Heads(struct.PyTreeNode):
     var: Any
 
 
+class Training(struct.PyTreeNode):
+    """Heads between two epochs; momentum: of their weights and of their biases."""
+
+    heads: Heads
+    momentum: Any
+
+
 def train(
     recipe: Recipe, features: Float[np.ndarray, "F N D"], labels: Int[np.ndarray, " N"], classes: int, key: PRNGKeyArray
 ) -> Heads:
-    """One head per feature and rate; all see the same batches in the same order.
+    """One head per feature and rate; all see the same batches in the same order, the same features in every epoch."""
+    state = begin(recipe, (features.shape[0], features.shape[2]), classes, key)
+    vectors, truth = jnp.asarray(features), jnp.asarray(labels)
+    for epoch in range(recipe.epochs):
+        state = train_epoch(recipe, state, vectors, truth, epoch, key)
+    return state.heads
 
-    Weights start at N(0, 0.01), the same for every rate, biases at 0. The rate is constant within an epoch.
+
+def begin(recipe: Recipe, sizes: tuple[int, int], classes: int, key: PRNGKeyArray) -> Training:
+    """Heads before the first epoch: weights N(0, 0.01), the same for every rate, biases 0.
+
+    sizes: how many features, and how wide each is.
     """
-    count, _, width = features.shape
+    count, width = sizes
     start = 0.01 * jax.random.normal(key, (count, 1, width, classes))
     weight = jnp.broadcast_to(start, (count, len(recipe.rates), width, classes))
     heads = Heads(weight, jnp.zeros((*weight.shape[:2], classes)), jnp.zeros((count, width)), jnp.ones((count, width)))
-    momentum = (jnp.zeros_like(heads.weight), jnp.zeros_like(heads.bias))
-    vectors, truth = jnp.asarray(features), jnp.asarray(labels)
-    for epoch in range(recipe.epochs):
-        decay = 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
-        heads, momentum = _epoch(recipe, heads, momentum, vectors, truth, jax.random.fold_in(key, epoch), decay)
-    return heads
+    return Training(heads, (jnp.zeros_like(heads.weight), jnp.zeros_like(heads.bias)))
+
+
+def train_epoch(
+    recipe: Recipe,
+    state: Training,
+    features: Float[Array, "F N D"],
+    labels: Int[Array, " N"],
+    epoch: int,
+    key: PRNGKeyArray,
+) -> Training:
+    """The heads after one more epoch, whose rate is constant; `state` is given away."""
+    decay = 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+    shuffle = jax.random.fold_in(key, epoch)
+    return Training(*_epoch(recipe, state.heads, state.momentum, features, labels, shuffle, decay))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -128,9 +128,12 @@ class Task:
             **{"limit": self.limit} | view,
         )
 
-    def run_over(self, batches: Iterable[dict[str, np.ndarray]]) -> FeatureSet:
-        """Features of any batches, refused where they are not finite."""
-        found = self.extractor(self.encoder.variables, batches)
+    def run_over(self, batches: Iterable[dict[str, np.ndarray]], names: Sequence[str] = ()) -> FeatureSet:
+        """Features of any batches, refused where they are not finite; `names`: these alone, by default all wanted."""
+        extract = self.extractor
+        if names:
+            extract = Extractor(self.encoder, names, self.data.mean, self.data.std, self.mesh)
+        found = extract(self.encoder.variables, batches)
         check_finite(found, self.encoder.name)
         return found
 

@@ -28,6 +28,7 @@ PROTOCOLS = {
     "attentive": Entry("attentive", "Attentive", "attentive probe: one learned query looks at all tokens"),
     "multi_query": Entry("multi_query", "MultiQuery", "efficient probing: many queries, no key projection"),
     "finetune": Entry("finetune", "Finetune", "the whole network trained on labels (BEiT, MAE)"),
+    "classify": Entry("classify", "Classify", "accuracy of the run's own classifier, after fine-tuning or import"),
     "ood": Entry("ood", "OutOfDistribution", "out-of-distribution scores against other sets (evaluation.ood.sources)"),
     "robustness": Entry("robustness", "Robustness", "sets that share the labels, such as ImageNet-A, -R, -C and ReaL"),
     "occlusion": Entry("occlusion", "Occlusion", "accuracy with patches blacked out"),

@@ -35,6 +35,7 @@ SUITES = {
             "linear.lr=6.4",
             "linear.lr_batch=0",
             "linear_sweep.epochs=20",
+            "linear_sweep.augment=False",
             "layers.epochs=20",
             "attentive.epochs=10",
             "attentive.warmup_epochs=1",

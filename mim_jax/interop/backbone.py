@@ -176,6 +176,8 @@ def _vit_config(method: Method) -> VitConfig:
     config = method.model
     if not isinstance(config, VitConfig):
         raise ConfigError(f"a backbone is exported of plain vision transformers, not of the encoder of {method.name}")
+    if config.special:
+        raise ConfigError(f"toolboxes build no backbone with model.{config.special[0]}, which this run has")
     return config
 
 
@@ -191,7 +193,8 @@ def _positions(config: VitConfig, encoder: Tree, grid: tuple[int, int]) -> Any:
         if config.positions not in ("sincos", "sincos_row"):
             raise ConfigError(f"positions '{config.positions}' cannot be exported")
         table = jnp.asarray(sincos_2d(config.grid, config.width, config.prefix, config.positions != "sincos"))[None]
-    return resize_positions(table, config.grid, grid, config.prefix, config.position_offset)
+    rule = (config.position_offset, config.position_antialias)
+    return resize_positions(table, config.grid, grid, config.prefix, *rule)
 
 
 def _float32(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -86,7 +86,7 @@ def _metrics(run: Run) -> list[str]:
     """One line for each of the run's own evaluations of these weights."""
     path = run.workdir / "eval.json"
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    entries = [entry for entry in entries if entry.get("checkpoint_hash") in (None, run.checkpoint_hash)]
+    entries = [entry for entry in entries if entry.get("checkpoint", {}).get("hash") == run.checkpoint_hash]
     lines = [f"- {_metric(entry)}" for entry in entries]
     return lines or ["No evaluation of these weights is stored."]
 

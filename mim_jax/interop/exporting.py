@@ -100,7 +100,7 @@ def choose(run: Run, to: str, part: str = "", named: str = "") -> Format:
         raise ConfigError(f"{what} has no format for the part '{part}' of {method.name}; try another --part")
     reasons: dict[str, str] = {}
     for form in serving:
-        reason = form.refusal(method)
+        reason = form.unheld(method)
         if not reason:
             return form
         reasons.setdefault(form.name, reason)

@@ -59,6 +59,10 @@ class Format:
     ours: (method, variables, images) -> ours under the same names; the default serves encoders and classifiers.
     buffers: (method, the arrays as they will be written) -> further arrays without which their loader is not content.
     nest: the arrays -> what the authors' file holds, for original checkpoints.
+    state: a source -> its arrays under the names of the layout; the inverse of `nest`.
+    switches: keys of `VitConfig.special` that the layout can hold; a model with another one is refused.
+    shows: for files that do not say all, a source -> what its shapes say of keys of a config ('model.width'). Such a
+        file needs a config of ours, with which they must agree.
     """
 
     name: str
@@ -72,13 +76,22 @@ class Format:
     ours: Callable[[Any, Variables, Any], Mapping[str, Any]] | None = None
     buffers: Callable[[Any, Arrays], Arrays] = nothing
     nest: Callable[[Arrays], dict[str, Any]] = lambda arrays: {"model": arrays}
-    methods: tuple[str, ...] = field(default=())  # part 'all': whose; ('finetune',) is understood for a classifier
+    state: Callable[[Source], Arrays] = Source.state
+    switches: tuple[str, ...] = ()
+    shows: Callable[[Source], Mapping[str, Any]] | None = None
+    # Whose: needed for 'all'; ('finetune',) is understood for a classifier, and every method for an encoder.
+    methods: tuple[str, ...] = field(default=())
 
     def serves(self, method: str) -> bool:
         """Whether a method of that name has this part."""
-        if self.part == "encoder":
+        if self.part == "encoder" and not self.methods:
             return method not in ("tokenizer",)
         return method in (self.methods or (("finetune",) if self.part == "classifier" else ()))
+
+    def unheld(self, method: Method) -> str:
+        """Why the method cannot be written so, or ''; switches that the layout does not know are always a reason."""
+        unknown = [key for key in getattr(method.model, "special", ()) if key not in self.switches]
+        return f"it knows no model.{unknown[0]}" if unknown else self.refusal(method)
 
     def read(self, method: Method, source: Source, like: Variables) -> Variables:
         """The source's arrays as the part of `method`; leaves that it does not have (`absent`) stay as in `like`.
@@ -86,7 +99,7 @@ class Format:
         Raises:
             VerifyError: an array that is missing, not known, of another shape or not finite.
         """
-        arrays = source.state()
+        arrays = self.state(source)
         layout = self.layout(method, arrays)
         for name, table in layout.tables.items():
             _check_table(name, arrays.pop(name, table), np.asarray(table))
@@ -98,7 +111,7 @@ class Format:
         found = to_theirs(layout.names, self.part_of(method, variables), layout.sizes)
         found |= {name: np.asarray(array) for name, array in layout.tables.items()}
         found |= self.buffers(method, found)
-        return {name: np.ascontiguousarray(array) for name, array in found.items()}
+        return {name: np.asarray(array, order="C") for name, array in found.items()}  # numbers stay numbers
 
     def part_of(self, method: Method, variables: Variables) -> Variables:
         """`params` and `extra` of this part alone."""
@@ -106,7 +119,7 @@ class Format:
             return Variables(params=variables.params, extra=variables.extra)
         encoder = method.encoder_params(variables.params, variables.extra)
         encoder = {name: leaf for name, leaf in encoder.items() if name != "mask_token"}
-        statistics = variables.extra[method.encoder_statistics] if method.encoder_statistics else {}
+        statistics = variables.extra.get(method.encoder_statistics, {}) if method.encoder_statistics else {}
         return Variables(params={"encoder": encoder}, extra={"encoder": statistics} if statistics else {})
 
     def compute(self, method: Method, variables: Variables, images: np.ndarray) -> Mapping[str, Any]:

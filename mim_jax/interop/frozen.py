@@ -111,22 +111,51 @@ def check_teacher(source: Path, method: Any) -> None:
     """Compares the settings of `method.teacher.model` with those of the encoder of the run in `source`."""
     if not (source / "config.json").exists():
         raise ConfigError(f"method.teacher.source '{source}' is not a run (no config.json); give the --workdir of one")
-    trained = registry.build(configs.load_json(source / "config.json"))
+    config = configs.load_json(source / "config.json")
+    trained = registry.build(config)
     theirs = getattr(trained, "model", None)
     if not isinstance(theirs, VitConfig):
         raise ConfigError(f"method.teacher.source '{source}' is a run of '{trained.name}', which has no ViT to teach")
     for field in dataclasses.fields(VitConfig):
-        own, wanted = getattr(theirs, field.name), getattr(method.teacher.model, field.name)
+        own, wanted = (_setting(field.name, m, c) for m, c in ((trained, theirs), (method, method.teacher.model)))
+        if field.name == "projection" and not wanted:
+            continue  # the tokens before it are a target too
         if field.name not in HOW_IT_RUNS and own != wanted:
             raise ConfigError(
                 f"method.teacher.model.{field.name} is {wanted!r}, but the encoder in '{source}' has {own!r}; "
                 f"set method.teacher.model.{field.name} to {own!r} or give another run"
             )
+    _check_norm(source, trained)
+    for key in ("mean", "std"):
+        own, wanted = tuple(config.data[key]), getattr(method.teacher, key)
+        if len(own) != len(wanted) or not np.allclose(own, wanted, atol=1e-4):
+            raise ConfigError(
+                f"method.teacher.{key} is {wanted}, but the encoder in '{source}' was trained with data.{key} {own}; "
+                f"set method.teacher.{key} to that"
+            )
+
+
+def _setting(key: str, method: Any, config: VitConfig) -> Any:
+    """A setting of an encoder's config as it stands in its parameters."""
+    value = getattr(config, key)
+    if key == "positions" and (value == "learned_sincos" or (value == "sincos" and method.name == "finetune")):
+        return "learned"  # how they started makes no difference; fine-tuning trains them (`models.classifier`)
+    return value
+
+
+def _check_norm(source: Path, trained: Any) -> None:
+    if getattr(trained, "pooling", "") == "mean":
+        raise ConfigError(
+            f"method.teacher.source '{source}' was fine-tuned with method.pooling 'mean', so its encoder has no final "
+            "norm and cannot teach; give the run that it started from, or one with pooling 'cls'"
+        )
 
 
 def read_teacher(source: Path, method: Any, shapes: Tree) -> Tree:
-    """The encoder of a run as `Vit` takes it; what else that method keeps in it (a mask token) is left out."""
-    encoder = load_run(source).variables.params["encoder"]
+    """The encoder of a run that is judged (its moving average, where the method keeps one) as `Vit` takes it; what else
+    that method keeps in it (a mask token) is left out."""
+    run = load_run(source)
+    encoder = run.method.encoder_params(run.variables.params, run.variables.extra)
     lacking = sorted(set(shapes) - set(encoder))
     if lacking:
         raise ConfigError(f"method.teacher.source '{source}': its encoder has no '{lacking[0]}', so it cannot teach")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from mim_jax.interop import frozen
 from mim_jax.interop.format import Settings
 from mim_jax.methods import registry
 from mim_jax.methods.base import Method, Variables
+from mim_jax.methods.classifiers import encoder_section
 from mim_jax.training.checkpoints import Checkpoints
 from mim_jax.training.groups import flat, path_name
 from mim_jax.training.runs import IMPORT_NOTE, fresh_variables
@@ -50,6 +52,17 @@ def config_of(
     config.lock()
     fit_views(config, registry.build(config))
     return config
+
+
+def config_of_method(method: Method) -> ConfigDict:
+    """The config of a run of a method in hand: `registry.build` makes the same method of it."""
+    values: dict[str, Any] = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    whole = lambda value: dataclasses.is_dataclass(value) and not isinstance(value, type)  # noqa: E731
+    sections = {name: dataclasses.asdict(v) if whole(v) else v for name, v in values.items()}  # type: ignore[arg-type]
+    model = {key: value for key, value in sections.pop("model").items() if key != "precision"}
+    if method.name == "finetune":
+        model = encoder_section(method.model)
+    return config_of(method.name, {"model": model, "method": sections})
 
 
 def fit_views(config: ConfigDict, method: Method) -> None:

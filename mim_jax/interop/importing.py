@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mim_jax import config as configs
+from mim_jax.data.check import check as check_data
 from mim_jax.errors import ConfigError, DataError, VerifyError, nearest
 from mim_jax.interop.format import PARTS, Format, Settings, formats
 from mim_jax.interop.imported import config_of, fit_views, fitted, with_encoder, write_run
@@ -67,10 +69,14 @@ def import_run(
     registry.method_class(method)
     source = read_source(where, model)
     form = _choose(source, library, method, part, named)
+    if form.shows is not None and config is None:
+        raise ConfigError(_without_config(form.shows(source), source, method))
     try:
         settings = _for_method(form.settings(source), method, form)
         base = config_of(method, settings, config, [text for text in overrides if not _of_model(text)])
         built = registry.build(base)
+        if form.shows is not None:
+            _check_shown(form.shows(source), built, source)
         fresh = fresh_variables(base, built)
         found = form.read(built, source, fresh)
     except VerifyError as error:
@@ -81,6 +87,7 @@ def import_run(
     proof = _checked(form, source, built, variables, case, tolerance)
     wanted = configs.override(base, [text for text in overrides if _of_model(text)])
     kept = _resized(form, source, built, variables, wanted, say)
+    check_data(wanted.data)  # such as a mean for every channel, which only the user may know
     note = _note(source, library, method, form, proof, kept, overrides)
     with staged(out) as folder:
         write_run(folder, wanted, registry.build(wanted), kept, note)
@@ -110,16 +117,22 @@ def _choose(source: Source, library: str, method: str, part: str, named: str) ->
 
 
 def _for_method(settings: Settings, method: str, form: Format) -> Settings:
-    """Settings that fit the method: fine-tuning has the encoder's final norm only where it pools by the class token."""
-    model = settings.get("model", {})
-    if method != "finetune" or form.part != "encoder" or "cls_token" not in model:
+    """Settings that fit the method: fine-tuning has the encoder's final norm only where it pools by the class token.
+
+    The settings of an encoder without that norm say so by the pooling 'mean', which is for fine-tuning alone.
+    """
+    model, given = settings.get("model", {}), dict(settings.get("method", {}))
+    if form.part != "encoder" or "cls_token" not in model:
         return settings
-    if not model["cls_token"]:
+    pooling = given.pop("pooling", "cls")
+    if method != "finetune":
+        return {**settings, "method": given}
+    if pooling == "cls" and not model["cls_token"]:
         raise ConfigError(
             f"{form.name} has no class token, and fine-tuning by the mean of the tokens has no place for its final "
             "norm; import it as another method, such as mae, and fine-tune that run with `mim-jax eval --finetune`"
         )
-    return {**settings, "method": {**settings.get("method", {}), "pooling": "cls"}}
+    return {**settings, "method": {**given, "pooling": pooling}}
 
 
 def _checked(form: Format, source: Source, method: Method, variables: Variables, case: str, tolerance: float) -> Proof:
@@ -128,6 +141,27 @@ def _checked(form: Format, source: Source, method: Method, variables: Variables,
     if case and not verify_paths([case]):
         raise VerifyError(f"the reference case {case} does not pass, so nothing was written")
     return proof
+
+
+def _without_config(shown: Mapping[str, Any], source: Source, method: str) -> str:
+    seen = ", ".join(f"{key} {value}" for key, value in shown.items())
+    return (
+        f"{source.path} does not say all that a model needs, such as its heads, so give --config with the config of "
+        f"these weights, such as configs/{method}/imagenet1k.py (their shapes show {seen})"
+    )
+
+
+def _check_shown(shown: Mapping[str, Any], method: Method, source: Source) -> None:
+    """Refuses a config that the shapes of the weights contradict."""
+    wrong = []
+    for key, value in shown.items():
+        section, *path = key.split(".")
+        start = method.model if section == "model" else method
+        ours = functools.reduce(lambda found, name: getattr(found, name, None), path, start)
+        if ours != value:
+            wrong.append(f"{key} {value}, where the config has {ours}")
+    if wrong:
+        raise ConfigError(f"the shapes of {source.path} show {'; '.join(wrong)}; give the config of these weights")
 
 
 def _of_model(override: str) -> bool:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from mim_jax.models.vit import fixed_positions
 from mim_jax.models.vit_config import VitConfig
+from mim_jax.nn.relative import relative_index
 
 FIXED = "the fixed sin-cos table is computed, not stored"
 FIXED_KINDS = ("sincos", "sincos_row")
@@ -37,3 +38,10 @@ def kind_of_table(table: Any, config: VitConfig) -> str:
             if table.shape[-2:] == fixed.shape and np.abs(table.reshape(fixed.shape) - fixed).max() < 1e-6:
                 return kind
     return "learned"
+
+
+def relative_indices(config: VitConfig, prefix: str = "") -> dict[str, Any]:
+    """The index of every table of relative positions, under BEiT's names: which row a pair of positions reads."""
+    where = {"shared": ["rel_pos_bias"], "per_block": [f"blocks.{i}.attn" for i in range(config.depth)], "none": []}
+    index = relative_index(config.grid, config.cls_token)
+    return {f"{prefix}{name}.relative_position_index": index for name in where[config.relative_bias]}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop import authors
 from mim_jax.interop.case import Case
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds.pos_resize import pair
 from mim_jax.interop.name_map import Rule
 from mim_jax.interop.rules import LINEAR, PATCHES, dense, norm, same, timm_block
@@ -91,3 +93,16 @@ def swin_config(case: Case, arch: str) -> SwinConfig:
             f"{case.folder}: images of {images.shape[-3:-1]} pixels, but config.image_size {config.image_size}"
         )
     return config
+
+
+def swin_shows(arrays: Arrays, prefix: str = "") -> dict[str, Any]:
+    """What the shapes of either version say of `model`."""
+    found, stages = authors.patches_show(arrays, prefix), range(authors.count(arrays, f"{prefix}layers."))
+    found["model.depths"] = tuple(authors.count(arrays, f"{prefix}layers.{stage}.blocks.") for stage in stages)
+    attention = [f"{prefix}layers.{stage}.blocks.0.attn" for stage in stages]
+    tables = [authors.shape(arrays, f"{name}.relative_position_bias_table", 2)[1:] for name in attention]
+    scales = [authors.shape(arrays, f"{name}.logit_scale", 3)[:1] for name in attention]
+    for heads in (tables, scales):
+        if all(heads):
+            found["model.heads"] = tuple(count for (count,) in heads)
+    return found

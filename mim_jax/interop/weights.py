@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from mim_jax.errors import DataError
 from mim_jax.interop.case import read_npz, read_safetensors
 
-TORCH_FILES = (".pt", ".pth", ".bin", ".pkl", ".tar", ".ckpt")
+TORCH_FILES = (".pt", ".pth", ".pyth", ".bin", ".pkl", ".tar", ".ckpt")
 SUFFIXES = (".safetensors", ".npz", *TORCH_FILES)
 # Parts of a training checkpoint that are no weights of a model.
 STATE = (
@@ -62,8 +63,9 @@ def _read_torch(path: Path) -> Arrays:
             f"{path} is a torch file and torch is not installed; install it, or turn the file into .safetensors"
         ) from error
     try:
-        # Many training scripts store their arguments; a namespace is a plain bag of values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # Many training scripts store their arguments: a namespace, which is a plain bag of values and runs nothing, or
+        # a node of yacs, a dictionary that is read as one of Python's own.
+        with torch.serialization.safe_globals([argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -129,7 +129,7 @@ class SparK(Method):
         statistics = (extra or {}).get("encoder")
         variables = {"params": params["encoder"], "batch_stats": statistics or {}}
         maps, _ = convnet(self.model, running=bool(statistics)).apply(variables, images, mutable=["batch_stats"])
-        maps = tuple(x.reshape(len(images), -1, x.shape[-1]).astype(jnp.float32) for x in maps)
+        maps = tuple(x.reshape(images.shape[0], -1, x.shape[-1]).astype(jnp.float32) for x in maps)
         grid = (images.shape[1] // self.model.stride, images.shape[2] // self.model.stride)
         return Features(None, maps[-1], maps[-1].mean(1), maps if layers else (), grid)
 

@@ -25,7 +25,8 @@ def vit_config(model: Mapping[str, Any], family: Mapping[str, Any] | None = None
 
 def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
     """Groups of a vision transformer (BEiT, MAE): embeddings are layer 0, block i is layer i + 1, the rest last."""
-    layers = ((rf"{encoder}/(?:cls_token|mask_token|pos_embed|patch_embed)", 0), (rf"{encoder}/blocks_(\d+)/", 1))
+    first = "cls_token|register_tokens|mask_token|pos_embed|patch_embed|pre_norm"
+    layers = ((rf"{encoder}/(?:{first})", 0), (rf"{encoder}/blocks_(\d+)/", 1))
     return ParamGroups(depth=depth, layers=layers)
 
 

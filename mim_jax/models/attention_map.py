@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from flax import struct
 from jaxtyping import Array, Float
 
-from mim_jax.models.vit import Vit
+from mim_jax.models.vit import Vit, without_registers
 from mim_jax.models.vit_config import VitConfig
 
 
 class Inside(struct.PyTreeNode):
-    """What `look_inside` saw; class token first where there is one.
+    """What `look_inside` saw; class token first where there is one. Registers are left out.
 
-    attention: of each block after the softmax, biases included, (B, K, T, T) with queries as rows, float32.
-    states: the residual stream: embedding with positions, then after the attention and after the perceptron of each
-        block (layer scales included, before the final norm), (B, T, D) each.
+    attention: of each block after the softmax, biases included, (B, K, T, T) with queries as rows, float32; the rows
+        of an encoder with registers sum to what these do not get.
+    states: the residual stream: what the first block is given, then after the attention and after the perceptron of
+        each block (layer scales included, before the final norm), (B, T, D) each.
     """
 
     attention: tuple[Any, ...]
@@ -34,8 +36,12 @@ def look_inside(config: VitConfig, params: Any, images: Float[Array, "B H W C"])
     (_, outputs), seen = encoder.apply({"params": params}, images, layers=True, mutable=["intermediates"])
     seen = seen["intermediates"]
     blocks = [seen[f"blocks_{i}"] for i in range(config.depth)]
-    between = [state for block, out in zip(blocks, outputs, strict=True) for state in (*block["after_attention"], out)]
-    return Inside(tuple(block["attn"]["weights"][0] for block in blocks), (*seen["embedding"], *between))
+    shown = partial(without_registers, config)
+    between = [
+        state for block, out in zip(blocks, outputs, strict=True) for state in (shown(block["after_attention"][0]), out)
+    ]
+    weights = [shown(shown(block["attn"]["weights"][0], axis=-1), axis=-2) for block in blocks]
+    return Inside(tuple(weights), (shown(seen["embedding"][0]), *between))
 
 
 def image_grid(config: VitConfig, images: Float[Array, "B H W C"]) -> tuple[int, int]:

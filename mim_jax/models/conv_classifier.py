@@ -32,7 +32,7 @@ class ConvClassifier(nn.Module):
     ) -> Classified:
         """Logits and features of normalised images; `noise`, one number per image and block, drives drop path."""
         maps = convnet(self.config, self.running, name="encoder")(images, noise=noise)
-        outputs = tuple(x.reshape(len(x), -1, x.shape[-1]).astype(jnp.float32) for x in maps)
+        outputs = tuple(x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32) for x in maps)
         features = outputs[-1].mean(axis=1)
         if self.config.arch == "convnext":
             features = layer_norm("fc_norm")(features)

@@ -99,6 +99,6 @@ def predictor_flops(predictor: Predictor, masking: MultiBlock) -> float:
     width, stack, pairs = predictor.width, predictor.stack, masking.context_blocks * masking.target_blocks
     context, target = masking.context_capacity, masking.target_capacity
     embedded = masking.context_blocks * context + (pairs * target if predictor.stochastic != "none" else 0)
-    blocks = flops.blocks(stack.depth, context + target, width, stack.heads, stack.mlp_ratio)
+    blocks = flops.blocks(stack.depth, context + target, width, stack.heads, stack.mlp_ratio, stack.mlp)
     ends = flops.dense(embedded, predictor.outputs, width) + flops.dense(pairs * target, width, predictor.outputs)
     return ends + pairs * blocks

@@ -21,8 +21,10 @@ Tree = Any
 class TeacherConfig:
     """Which encoder teaches, and where its weights come from.
 
-    source: run folder whose encoder is read; model: its sizes, keys of the section `model` of that run.
-    outputs: width of a fixed linear map behind its final norm, without bias (CLIP's projection); 0: none.
+    source: run folder whose encoder is read; model: its sizes, keys of the section `model` of that run. Where it says
+        `projection`, the targets are the tokens behind the encoder's own projection, as CAE v2 takes CLIP's.
+    outputs: width of a fixed random linear map behind the final norm, without bias, for encoders without their own
+        projection; 0: none.
     mean, std: of pixels in [0, 1], per channel, as the teacher was trained; the defaults are CLIP's.
     """
 
@@ -51,12 +53,17 @@ class TeacherConfig:
                 raise ConfigError(f"{where}.{key} needs {config.model.channels} values, one per channel of the teacher")
         if config.outputs < 0:
             raise ConfigError(f"{where}.outputs {config.outputs} must be positive, or 0 for no projection")
+        if config.outputs and config.model.projection:
+            raise ConfigError(
+                f"{where}.outputs {config.outputs} would put a random map behind the teacher's own of "
+                f"{where}.model.projection {config.model.projection}; set one of the two to 0"
+            )
         return config
 
     @property
     def width(self) -> int:
         """Values of a target."""
-        return self.outputs or self.model.width
+        return self.outputs or self.model.projection or self.model.width
 
     def start(self, key: PRNGKeyArray) -> dict[str, Tree]:
         """Entries of `frozen`: `teacher`, and `projection` where there is one (with orthonormal columns or rows)."""
@@ -73,9 +80,10 @@ class TeacherConfig:
         images = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         tokens, _ = Vit(self.model).apply({"params": frozen["teacher"]}, images)
         tokens = tokens.astype(jnp.float32)
-        return jax.lax.stop_gradient(tokens @ frozen["projection"] if "projection" in frozen else tokens)
+        matrix = frozen["teacher"]["projection"] if self.model.projection else frozen.get("projection")
+        return jax.lax.stop_gradient(tokens if matrix is None else tokens @ matrix)
 
     def flops(self) -> float:
         """Forward FLOPs for one image."""
         tokens = self.model.prefix + self.model.tokens
-        return vit_flops(self.model) + (2.0 * tokens * self.model.width * self.outputs)
+        return vit_flops(self.model) + 2.0 * tokens * self.model.width * (self.outputs or self.model.projection)

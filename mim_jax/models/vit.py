@@ -25,6 +25,9 @@ class Vit(nn.Module):
 
     mask_token: whether hidden patches can be replaced by a learned token (used by methods that show them).
     final_norm: False where a head brings its own norm (MAE's fine-tuning with mean pooling).
+
+    Registers stand between cls and the patches in the blocks and are left out of everything that is returned (Darcet
+    et al. 2024). The matrix `projection` is there for `models.teacher` alone.
     """
 
     config: VitConfig
@@ -59,7 +62,7 @@ class Vit(nn.Module):
         if visible is not None:
             # The embedding is linear per patch, so hidden patches need not be embedded at all.
             patches = gather_tokens(patches, visible)
-        x = PatchEmbed(c.width, c.dtype, init, name="patch_embed")(patches)
+        x = PatchEmbed(c.width, c.dtype, init, c.patch_bias, name="patch_embed")(patches)
         if self.mask_token:
             token = self.param("mask_token", init.mask_token or init.token, (1, 1, c.width))
             if hidden is not None:
@@ -69,21 +72,27 @@ class Vit(nn.Module):
             if visible is not None:
                 rows = gather_tokens(jnp.broadcast_to(rows, (images.shape[0], *rows.shape[1:])), visible)
             x = x + rows.astype(x.dtype)
+        if c.registers:
+            x = _before(self.param("register_tokens", init.token, (1, c.registers, c.width)), x)
         if c.cls_token:
             cls = self.param("cls_token", init.token, (1, 1, c.width))
-            cls = cls if positions is None else cls + positions[:, :1]
-            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, c.width)).astype(x.dtype), x], axis=1)
+            x = _before(cls if positions is None else cls + positions[:, :1], x)
+        if c.pre_norm:
+            x = layer_norm("pre_norm", c.dtype, c.layer_norm_eps, init.norm_bias)(x)
         bias = None
         if c.relative_bias == "shared":
             bias = RelativeBias(c.heads, c.grid, c.cls_token, name="relative_bias")()
         if valid is not None:
-            valid = jnp.pad(valid, ((0, 0), (c.prefix, 0)), constant_values=True)
+            valid = jnp.pad(valid, ((0, 0), (c.prefix + c.registers, 0)), constant_values=True)
             bias = padding_bias(valid) if bias is None else bias + padding_bias(valid)
         self.sow("intermediates", "embedding", x)  # kept where somebody looks (`models.attention_map`)
         x, outputs = run_blocks(self, c.stack, x, noise, bool(layers), bias)
+        x, outputs = without_registers(c, x), tuple(without_registers(c, output) for output in outputs)
         if self.final_norm:
             norm = layer_norm("norm", c.dtype, c.layer_norm_eps, init.norm_bias)
             x, outputs = norm(x), tuple(map(norm, outputs)) if layers == "normed" else outputs
+        if c.projection:
+            self.param("projection", init.kernel, (c.width, c.projection))
         return x, outputs
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "1 T D"] | None:
@@ -98,7 +107,20 @@ class Vit(nn.Module):
 
         init = sincos if c.positions == "learned_sincos" else INITS[c.init].token
         table = self.param("pos_embed", init, (1, c.prefix + c.tokens, c.width))
-        return resize_positions(table, c.grid, grid, c.prefix, c.position_offset)
+        return resize_positions(table, c.grid, grid, c.prefix, c.position_offset, c.position_antialias)
+
+
+def _before(tokens: Float[Array, "1 R D"], x: Float[Array, "B T D"]) -> Float[Array, "B S D"]:
+    """The tokens of every image with the same ones before them."""
+    return jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape[1:])).astype(x.dtype), x], axis=1)
+
+
+def without_registers(config: VitConfig, x: Float[Array, "B ..."], axis: int = 1) -> Float[Array, "B ..."]:
+    """What the blocks see without the rows of the registers, along `axis`."""
+    if not config.registers:
+        return x
+    before, _, after = jnp.split(x, (config.prefix, config.prefix + config.registers), axis=axis)
+    return jnp.concatenate([before, after], axis=axis)
 
 
 def fixed_positions(config: VitConfig, grid: tuple[int, int]) -> Float[np.ndarray, "T D"]:
@@ -109,9 +131,10 @@ def fixed_positions(config: VitConfig, grid: tuple[int, int]) -> Float[np.ndarra
 
 
 def vit_flops(config: VitConfig, visible: int | None = None) -> float:
-    """Forward FLOPs for one image of which `visible` patches (default: all) and the cls token pass the blocks."""
-    tokens = config.tokens if visible is None else visible
-    embed = flops.dense(tokens, config.patch_values, config.width)
-    blocks = flops.blocks(config.depth, tokens + config.prefix, config.width, config.heads, config.mlp_ratio)
-    scale = 2 * config.depth * (tokens + config.prefix) * config.width if config.layer_scale else 0
-    return embed + blocks + scale
+    """Forward FLOPs for one image; `visible` patches (default: all), cls token and registers pass the blocks."""
+    patches = config.tokens if visible is None else visible
+    tokens, width = patches + config.prefix + config.registers, config.width
+    embed = flops.dense(patches, config.patch_values, width) - (0 if config.patch_bias else patches * width)
+    blocks = flops.blocks(config.depth, tokens, width, config.heads, config.mlp_ratio, config.mlp)
+    scale = 2 * config.depth * tokens * width if config.layer_scale else 0
+    return embed + blocks + scale + (8 * tokens * width if config.pre_norm else 0)

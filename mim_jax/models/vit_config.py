@@ -12,6 +12,7 @@ from flax.typing import Dtype
 from mim_jax.errors import ConfigError, check_choices
 from mim_jax.nn.block import REMAT_POLICIES, StackConfig
 from mim_jax.nn.init import INITS
+from mim_jax.nn.mlp import ACTIVATIONS, MLPS
 from mim_jax.nn.patches import both_sides, patch_grid
 
 SIZES = {  # width, depth, heads
@@ -21,6 +22,8 @@ SIZES = {  # width, depth, heads
     "L": (1024, 24, 16),
     "H": (1280, 32, 16),
 }
+# Switches of encoders that others publish as teachers, with the value of the plain network.
+SPECIAL: dict[str, Any] = dict(registers=0, mlp="mlp", activation="gelu", pre_norm=False, patch_bias=True, projection=0)
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
 
@@ -54,6 +57,7 @@ class VitConfig:
     # patches: column by column) | learned | learned_sincos (its start) | none
     positions: str = "sincos"
     position_offset: float = 0.0  # 0.1: learned positions are resized as DINO and iBOT do it
+    position_antialias: bool = False  # they are resized with antialias (timm; DINOv2 with registers)
     drop_path_rate: float = 0.0
     scan: bool = False  # run the blocks as one scanned block
     remat: str = "none"  # none | full | dots
@@ -64,6 +68,12 @@ class VitConfig:
     layer_scale: float = 0.0  # start of the learned scale of both branches; 0: none
     relative_bias: str = "none"  # none | shared (one table for all blocks) | per_block
     init: str = "mae"  # mae | beit | cae | maskfeat | ibot | ijepa: how the parameters start
+    registers: int = 0  # learned tokens beside the class token, without positions, which no output shows (DINOv2)
+    mlp: str = "mlp"  # mlp | swiglu (DINOv2's giant)
+    activation: str = "gelu"  # of the perceptron: gelu | quick_gelu (CLIP)
+    pre_norm: bool = False  # a norm before the blocks (CLIP)
+    patch_bias: bool = True  # of the patch embedding; False in CLIP
+    projection: int = 0  # outputs of a linear map that the encoder carries for distillation and does not apply (CLIP)
 
     @classmethod
     def from_section(cls, values: Mapping[str, Any]) -> VitConfig:
@@ -103,12 +113,22 @@ class VitConfig:
             self.layer_scale,
             self.grid if self.relative_bias == "per_block" else None,
             self.init,
+            self.mlp,
+            self.activation,
         )
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches."""
+        """Tokens before the patches in what the encoder returns, and rows before theirs in a table of positions."""
         return 1 if self.cls_token else 0
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Keys of the switches that the plain vision transformer does not have, and that are on here.
+
+        A foreign layout that does not know them must refuse a model with one.
+        """
+        return tuple(key for key, usual in SPECIAL.items() if getattr(self, key) != usual)
 
     def check(self) -> None:
         """Refuses impossible values.
@@ -127,6 +147,8 @@ class VitConfig:
             qkv_bias=("full", "qv", "none"),
             relative_bias=("none", "shared", "per_block"),
             init=tuple(INITS),
+            mlp=MLPS,
+            activation=tuple(ACTIVATIONS),
             remat=tuple(REMAT_POLICIES),
             precision=tuple(DTYPES),
         )
@@ -137,6 +159,20 @@ class VitConfig:
             raise ConfigError(f"model.layer_scale {self.layer_scale} must be positive, or 0 to leave it out")
         if not 0 <= self.drop_path_rate < 1:
             raise ConfigError(f"model.drop_path_rate {self.drop_path_rate} must be at least 0 and below 1")
+        self._check_special()
+
+    def _check_special(self) -> None:
+        if min(self.registers, self.projection) < 0:
+            raise ConfigError("of the section model, registers and projection must be positive, or 0 for none")
+        if self.registers and self.relative_bias != "none":
+            raise ConfigError(
+                f"model.registers {self.registers} have no place in the tables of model.relative_bias "
+                f"'{self.relative_bias}'; set one of the two to its default"
+            )
+        if self.mlp == "swiglu" and self.activation != "gelu":
+            raise ConfigError(f"model.mlp 'swiglu' has no model.activation '{self.activation}'; leave it at 'gelu'")
+        if self.position_antialias and self.position_offset:
+            raise ConfigError("model.position_antialias and model.position_offset are two ways to resize; take one")
 
 
 def check_heads(width: int, heads: int, where: str, prefix: str = "") -> None:

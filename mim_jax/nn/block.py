@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from mim_jax.nn.attention import SelfAttention
 from mim_jax.nn.drop_path import drop_path, drop_path_rates
 from mim_jax.nn.init import INITS
-from mim_jax.nn.mlp import Mlp
+from mim_jax.nn.mlp import Mlp, SwiGlu
 from mim_jax.nn.norms import layer_norm
 
 REMAT_POLICIES = {
@@ -33,6 +33,7 @@ class StackConfig:
     remat: none | full | dots: what is recomputed in the backward pass.
     qkv_bias: full | qv | none. layer_scale: start of a learned scale on both branches; 0 leaves it out.
     relative_grid: grid of a relative position bias in every block; None for none. init: a name in `nn.init.INITS`.
+    mlp: mlp | swiglu; activation: gelu | quick_gelu, of the former (`nn.mlp`).
     """
 
     depth: int
@@ -47,6 +48,8 @@ class StackConfig:
     layer_scale: float = 0.0
     relative_grid: tuple[int, int] | None = None
     init: str = "mae"
+    mlp: str = "mlp"
+    activation: str = "gelu"
 
     def block(self, number: int = 0, **placement) -> Block:
         """Block `number` of the stack; `placement`: parent and name."""
@@ -84,7 +87,8 @@ class Block(nn.Module):
         attention = SelfAttention(c.heads, c.dtype, c.qkv_bias, c.relative_grid, init, second, name="attn")
         x = residual(x, attention(norm("norm1")(x), bias), 0)
         self.sow("intermediates", "after_attention", x)  # kept where somebody looks (`models.attention_map`)
-        mlp = Mlp(int(width * c.mlp_ratio), c.dtype, init, second, name="mlp")
+        kind = SwiGlu if c.mlp == "swiglu" else partial(Mlp, activation=c.activation)
+        mlp = kind(int(width * c.mlp_ratio), c.dtype, init, second, name="mlp")
         return residual(x, mlp(norm("norm2")(x)), 1)
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from mim_jax.nn.mlp import swiglu_width
+
 
 def dense(tokens: int | float, width_in: int, width_out: int) -> float:
     """A linear layer with bias on `tokens` tokens."""
     return float(tokens * width_out * (2 * width_in + 1))
 
 
-def block(tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
-    """A pre-norm transformer block."""
-    hidden = int(width * mlp_ratio)
+def block(tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0, mlp: str = "mlp") -> float:
+    """A pre-norm transformer block; mlp: see `nn.mlp`."""
+    hidden, fan_out = int(width * mlp_ratio), 1
+    if mlp == "swiglu":
+        hidden, fan_out = swiglu_width(hidden), 2
     linear = dense(tokens, width, 3 * width) + dense(tokens, width, width)
-    linear += dense(tokens, width, hidden) + dense(tokens, hidden, width)
+    linear += dense(tokens, width, fan_out * hidden) + dense(tokens, hidden, width)
     attention = 4 * tokens * tokens * width + 5 * heads * tokens * tokens
     return linear + attention + 16 * tokens * width + 8 * tokens * hidden
 
 
-def blocks(depth: int, tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0) -> float:
+def blocks(depth: int, tokens: int | float, width: int, heads: int, mlp_ratio: float = 4.0, mlp: str = "mlp") -> float:
     """`depth` equal blocks."""
-    return depth * block(tokens, width, heads, mlp_ratio)
+    return depth * block(tokens, width, heads, mlp_ratio, mlp)

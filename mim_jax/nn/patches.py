@@ -7,7 +7,9 @@ from typing import Any
 
 import einops
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
@@ -71,21 +73,61 @@ def pixel_shuffle(
     )
 
 
+def resize_patch_kernel(
+    kernel: Float[np.ndarray, "P D"], patch_size: tuple[int, int], new_size: tuple[int, int]
+) -> Float[np.ndarray, "Q D"]:
+    """The kernel of a patch embedding for patches of another size, float32 (FlexiViT, Beyer et al. 2023, section 3.4).
+
+    The pseudo-inverse of resizing: with B the matrix that resizes a patch (bilinear, no antialias, half-pixel centres),
+    the new kernel is (B')^+ times the old one, so that an enlarged patch gives what the patch gave, exactly, and a
+    reduced one the closest to it.
+    """
+    kernel = einops.rearrange(kernel, "(p q c) d -> p q c d", p=patch_size[0], q=patch_size[1])
+    # B is a product of one matrix for the rows and one for the columns, and so is its pseudo-inverse.
+    rows, columns = (
+        np.linalg.pinv(_bilinear_matrix(old, new).T) for old, new in zip(patch_size, new_size, strict=True)
+    )
+    found = np.einsum("Pp,Qq,pqcd->PQcd", rows, columns, kernel.astype(np.float64))
+    return found.reshape(-1, kernel.shape[-1]).astype(np.float32)
+
+
+def _bilinear_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "out in"]:
+    with jax.ensure_compile_time_eval():
+        found = jax.image.resize(jnp.eye(size_in), (size_out, size_in), "linear", antialias=False)
+    return np.asarray(found, np.float64)
+
+
+def change_channels(kernel: Float[np.ndarray, "*P C D"], channels: int) -> Float[np.ndarray, "*P E D"]:
+    """The kernel of a first layer for images with another number of channels, as timm adapts pretrained ones
+    (`adapt_input_conv`): for one channel the sum over all, else the old channels in turn times old / new.
+
+    So a grey image gives the same as its copy in every channel gave, and unit variance stays about that.
+    """
+    old = kernel.shape[-2]
+    if channels == old:
+        return kernel
+    if channels == 1:
+        return kernel.sum(axis=-2, keepdims=True)
+    return kernel[..., np.arange(channels) % old, :] * np.float32(old / channels)
+
+
 class PatchEmbed(nn.Module):
     """A linear map of every patch, equal to a convolution with kernel and stride of a patch.
 
-    The kernel is (P, D) with P in the order of `patchify`.
+    The kernel is (P, D) with P in the order of `patchify`. use_bias: False in CLIP.
     """
 
     width: int
     dtype: Dtype = jnp.float32
     start: Init = Init()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, patches: Float[Array, "B N P"]) -> Float[Array, "B N D"]:
         default = fan_in_uniform(patches.shape[-1])  # what the originals' framework gives a convolution
         return nn.Dense(
             self.width,
+            use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=self.start.patch_kernel or default,
             bias_init=self.start.patch_bias or default,

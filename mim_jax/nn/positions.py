@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import einops
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -55,16 +56,27 @@ def cubic_matrix(size_in: int, size_out: int, a: float = -0.75, offset: float = 
     return matrix.astype(np.float32)
 
 
+def antialiased_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "out in"]:
+    """Matrix of one-dimensional cubic interpolation with antialias: a = -0.5, and where the size shrinks a kernel
+    stretched by as much; weights beyond the edges are left out, and the others made to sum to one."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(jax.image.resize(jnp.eye(size_in), (size_out, size_in), "cubic", antialias=True))
+
+
 def resize_positions(
     table: Float[Array, "*B T D"],
     grid: tuple[int, int],
     new_grid: tuple[int, int],
     prefix: int = 1,
     offset: float = 0.0,
+    antialias: bool = False,
 ) -> Float[Array, "*B S D"]:
-    """A position table for another grid: bicubic (a = -0.75, half-pixel centres, no antialias); prefix rows copied.
+    """A position table for another grid, half-pixel centres; prefix rows are copied.
 
-    offset: 0.1 in DINO and iBOT, whose coordinates are scaled by (new side + 0.1) / side.
+    Bicubic with a = -0.75 and without antialias, as PyTorch's `interpolate` does it (DeiT, MAE, CLIP, DINOv2 in
+    transformers), unless `antialias`: then a = -0.5 with a kernel as wide as a smaller grid asks, as PyTorch does it
+    with `antialias=True` (timm; DINOv2 with registers). The two differ for larger grids too.
+    offset: 0.1 in DINO and iBOT and the authors' DINOv2, whose coordinates are scaled by (new side + 0.1) / side.
 
     Raises:
         ConfigError: the table does not have prefix + h * w rows.
@@ -76,7 +88,11 @@ def resize_positions(
     if grid == new_grid:
         return table
     patches = einops.rearrange(table[..., prefix:, :], "... (h w) d -> ... h w d", h=grid[0], w=grid[1])
-    rows, columns = (cubic_matrix(old, new, offset=offset) for old, new in zip(grid, new_grid, strict=True))
+    matrices = (
+        antialiased_matrix(old, new) if antialias else cubic_matrix(old, new, offset=offset)
+        for old, new in zip(grid, new_grid, strict=True)
+    )
+    rows, columns = matrices
     patches = jnp.einsum("Hh,Ww,...hwd->...HWd", rows, columns, patches, precision="highest")
     patches = einops.rearrange(patches, "... h w d -> ... (h w) d")
     return jnp.concatenate([table[..., :prefix, :], patches], axis=-2)

@@ -84,6 +84,8 @@ def _training() -> dict:
         "min_lr": 0.0,
         "clip_norm": 0.0,
         "window_batch": 16,  # windows a forward pass at the test
+        # Passes over the training pairs between two checkpoints, of which there are at most 200; 0: none.
+        "checkpoint_every": 1.0,
     }
 
 

@@ -19,6 +19,7 @@ def sections() -> dict:
         "attentive": attentive_probe(),
         "multi_query": multi_query_probe(),
         "finetune": finetune(),
+        "classify": classify(),
         "ood": ood(),
         "robustness": robustness(),
         "occlusion": occlusion(),
@@ -66,6 +67,8 @@ def linear_sweep() -> dict:
         # Which rate and feature count: those best on the held-out images (the authors) | on a tenth of the training
         # images, from which nothing is learned then.
         "choose_by": "eval",
+        "augment": True,  # random crops and flips through the encoder each epoch (the authors); False: cached features
+        "scale": (0.08, 1.0),
     }
 
 
@@ -183,6 +186,15 @@ def finetune() -> dict:
         "subset_seed": 0,  # which ones; the same for every method
         "eval_every": 5.0,  # epochs between looks at the held-out images
         "checkpoint_every": 10.0,  # epochs; an interruption loses no more than this or ten minutes
+    }
+
+
+def classify() -> dict:
+    """Accuracy of the classifier that a run has already."""
+    return {
+        # File of class names in the order of its outputs (lines or JSON), where the held-out images are numbered in
+        # another order; '': the names of the training images where both have names, else the labels as they are.
+        "classes": "",
     }
 
 

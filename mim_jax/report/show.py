@@ -45,6 +45,12 @@ def show_run(
     if out and Path(out).suffix.lower() != ".png":
         raise ConfigError(f"{out} is no .png file, and PNG is what is written")
     run = load_run(run_dir, step)
+    for name in run.method.sources():
+        if name not in (run.variables.frozen or {}):
+            raise ConfigError(
+                f"{run_dir} was imported without its {name}, which the pictures need; import it again with "
+                f"--config.method.{name}.source=..."
+            )
     data = run.config.data
     if source:
         data = configs.override(run.config, [f"data.eval_source={source}"]).data

@@ -1,7 +1,10 @@
-"""The parameters of one encoder fitted to another: the same network on another grid, with other tables of positions.
+"""The parameters of one encoder fitted to another: the same network on another grid, with other tables of positions,
+or on images of other patches or channels.
 
-Positions are resized bicubically (DeiT, MAE); tables of relative positions by splines over distances that grow
-geometrically (BEiT's code; SimMIM's too); a table that all blocks share becomes one table for each block.
+Positions are resized bicubically, as `model.position_offset` and `model.position_antialias` say; tables of relative
+positions by splines over distances that grow geometrically (BEiT's code; SimMIM's too); a table that all blocks share
+becomes one table for each block. The embedding of patches takes another patch size by the pseudo-inverse of resizing
+(FlexiViT), and the first layer another number of channels by timm's rule.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from mim_jax.models.conv_config import ConvConfig
 from mim_jax.models.swin_config import SwinConfig
 from mim_jax.models.vit import fixed_positions
 from mim_jax.models.vit_config import VitConfig
+from mim_jax.nn.patches import change_channels, resize_patch_kernel
 from mim_jax.nn.positions import resize_positions
 from mim_jax.nn.relative import resize_relative
 
@@ -26,12 +30,15 @@ Arrays = Mapping[str, Any]  # by path below the encoder
 
 # What both encoders must have in common although no shape shows it.
 SAME: dict[type, tuple[str, ...]] = {
-    VitConfig: ("heads", "patch_size", "layer_norm_eps"),
-    SwinConfig: ("arch", "heads", "patch_size", "layer_norm_eps"),
+    VitConfig: ("heads", "layer_norm_eps", "mlp", "activation"),
+    SwinConfig: ("arch", "heads", "layer_norm_eps"),
     ConvConfig: ("arch", "block", "stem_stride"),
 }
 # May stay behind, or start fresh: the token for hidden patches, and the final norm, which mean pooling replaces.
 OPTIONAL = r"^(mask_token$|norm/)"
+SPARE = rf"{OPTIONAL}|^projection$"  # may stay behind, but means nothing untrained
+PATCHES = "patch_embed/proj/kernel"  # (P, D), P over (row, column, channel)
+FIRST = (PATCHES, "conv1/kernel", "downsample_0/conv/kernel")  # of the layer that sees the pixels; (..., C, D)
 TABLE = r"(?:^|/)relative_bias/table$"
 
 
@@ -56,7 +63,7 @@ def fit(source: Arrays, theirs: Any, shapes: Arrays, ours: Any, name: str) -> Fi
     """
     _check_kind(theirs, ours, name)
     found, changed = dict(source), []
-    for change in (_move_positions, _copy_tables, _resize_tables):
+    for change in (_fit_pixels, _move_positions, _copy_tables, _resize_tables):
         changed += change(found, theirs, shapes, ours)
     arrays, missing = {}, []
     for path, shape in shapes.items():
@@ -71,7 +78,8 @@ def fit(source: Arrays, theirs: Any, shapes: Arrays, ours: Any, name: str) -> Fi
             )
         arrays[path] = value
     _refuse(missing, f"{name} has no encoder/", ", which the model of this run needs", lambda p: _may_be_new(p, source))
-    _refuse(list(found), f"{name} has encoder/", ", for which the model of this run has no place", _optional)
+    spare = lambda path: bool(re.search(SPARE, path))  # noqa: E731
+    _refuse(list(found), f"{name} has encoder/", ", for which the model of this run has no place", spare)
     return Fitted(arrays, tuple(changed), tuple(found), tuple(missing))
 
 
@@ -85,6 +93,23 @@ def _check_kind(theirs: Any, ours: Any, name: str) -> None:
                 f"model.{key} is {getattr(ours, key)!r}, but {name} has an encoder with {getattr(theirs, key)!r}; "
                 "make them equal"
             )
+
+
+def _fit_pixels(found: dict[str, Any], theirs: Any, shapes: Arrays, ours: Any) -> list[str]:
+    """The first layer for another number of channels, and then for patches of another size."""
+    path, said = next((path for path in FIRST if path in found), ""), []
+    if not path:
+        return []
+    if theirs.channels != ours.channels:
+        kernel = np.asarray(found[path])
+        by_channel = kernel.reshape(-1, theirs.channels, kernel.shape[-1]) if path == PATCHES else kernel
+        changed = change_channels(by_channel, ours.channels)
+        found[path] = changed.reshape(-1, kernel.shape[-1]) if path == PATCHES else changed
+        said = [f"{path.partition('/')[0]} made of {theirs.channels} channels for {ours.channels}"]
+    if path == PATCHES and theirs.patch_size != ours.patch_size:
+        found[path] = resize_patch_kernel(np.asarray(found[path]), theirs.patch_size, ours.patch_size)
+        said.append(f"patch_embed resized from {_grid(theirs.patch_size)} to {_grid(ours.patch_size)} pixels")
+    return said
 
 
 def _move_positions(found: dict[str, Any], theirs: Any, shapes: Arrays, ours: Any) -> list[str]:
@@ -107,8 +132,8 @@ def _move_positions(found: dict[str, Any], theirs: Any, shapes: Arrays, ours: An
     before, prefix = found["pos_embed"], getattr(theirs, "prefix", 0)
     if theirs.grid == ours.grid or prefix != getattr(ours, "prefix", 0):
         return said
-    offset = getattr(ours, "position_offset", 0.0)
-    found["pos_embed"] = np.asarray(resize_positions(jnp.asarray(before), theirs.grid, ours.grid, prefix, offset))
+    rule = (getattr(ours, "position_offset", 0.0), getattr(ours, "position_antialias", False))
+    found["pos_embed"] = np.asarray(resize_positions(jnp.asarray(before), theirs.grid, ours.grid, prefix, *rule))
     return [*said, f"positions resized from {_grid(theirs.grid)} to {_grid(ours.grid)}"]
 
 
@@ -139,14 +164,12 @@ def _table_grid(config: Any, path: str) -> tuple[int, int]:
     return (config.stage_window(int(stage[1])),) * 2 if stage else config.grid
 
 
-def _optional(path: str) -> bool:
-    return bool(re.search(OPTIONAL, path))
-
-
 def _may_be_new(path: str, source: Arrays) -> bool:
     """Tables of relative positions start at zero, where they change nothing: CAE adds them in fine-tuning."""
     tables = any(re.search(TABLE, name) for name in source)
-    return _optional(path) or (not tables and bool(re.search(TABLE, path)) and not path.startswith("stages_"))
+    return bool(re.search(OPTIONAL, path)) or (
+        not tables and bool(re.search(TABLE, path)) and not path.startswith("stages_")
+    )
 
 
 def _refuse(paths: list[str], before: str, after: str, allowed: Callable[[str], bool]) -> None:

@@ -105,6 +105,7 @@ class Start:
                 f"training.start_what 'all' needs a run of {self.method.name}, but {source.name} is one of "
                 f"{source.method.name}; take 'encoder'"
             )
+        self._check_patches(source)
         parts: list[dict[str, np.ndarray]] = []
         for given, wanted in ((source.variables.params, shapes.params), (source.variables.extra, shapes.extra)):
             taken = {**{path: np.asarray(value) for path, value in flat(given).items()}}
@@ -118,6 +119,19 @@ class Start:
                     )
             parts.append({path: taken[path] for path in flat(wanted)})
         return parts[0], parts[1]
+
+    def _check_patches(self, source: Source) -> None:
+        """Refuses patches that have as many values in another order: what is predicted of them would mean something
+        else, and no shape would show it."""
+        theirs, ours = ((m.model, getattr(m.model, "patch_values", 0)) for m in (source.method, self.method))
+        if not self.method.masks or not ours[1] or theirs[1] != ours[1]:
+            return
+        patches = [(*model.patch_size, model.channels) for model, _ in (theirs, ours)]
+        if patches[0] != patches[1]:
+            raise ConfigError(
+                f"training.start_what 'all': {source.name} has heads for patches of {patches[0]} (height, width, "
+                f"channels), which cannot be changed to {patches[1]}; take 'encoder'"
+            )
 
 
 def from_config(config: ConfigDict, method: Method, say: Say = print) -> Start:

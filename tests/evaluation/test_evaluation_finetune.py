@@ -17,6 +17,7 @@ from mim_jax.evaluation.encoders import Encoder, raw_pixels
 from mim_jax.evaluation.finetune import Finetune
 from mim_jax.evaluation.finetune_config import finetune_config
 from mim_jax.evaluation.protocol import Task
+from mim_jax.evaluation.run import evaluate
 from mim_jax.methods import registry
 from mim_jax.methods.beit import BEiT
 from mim_jax.methods.simmim import SimMIM
@@ -85,6 +86,11 @@ def test_an_interrupted_run_goes_on_and_is_judged_on_all_held_out_images(task, m
     assert numbers.metrics["top1"] == pytest.approx(hits / 359, abs=1e-6)
     assert numbers.metrics["top5"] >= numbers.metrics["top1"] == numbers.details["curve"][-1][1]
     json.dumps(dataclasses.asdict(numbers))
+
+    (own,) = evaluate(task.workdir, ("classify",))  # the run that came out, by its own classifier
+    assert own["metrics"] == {**numbers.metrics, "loss": numbers.details["eval_loss"]} and own["baselines"] == {}
+    assert own["counts"] == {"eval": 359, "classes": 10, "classes_in_eval": 10}
+    assert own["settings"]["head"] == "fine-tuned" and len(own["details"]["pretrained"]["top1_by_class"]) == 10
 
 
 def test_the_config_is_the_recipe(task):

@@ -91,11 +91,48 @@ def task_of(train, held_out):
 
 @pytest.mark.parametrize("choose_by", ["eval", "train"])
 def test_the_sweep_reports_the_rate_it_chose(choose_by):
-    sweep = LinearSweep(epochs=12, batch_size=16, lr=(1e-6, 0.05), lr_batch=0, choose_by=choose_by)
+    sweep = LinearSweep(epochs=12, batch_size=16, lr=(1e-6, 0.05), lr_batch=0, choose_by=choose_by, augment=False)
     numbers = sweep.run(task_of(clusters(120), clusters(60, seed=4)))
     assert numbers.settings["chosen_lr"] == 0.05 and numbers.metrics["top1"] > 0.6
     assert set(numbers.details["top1_by_lr"]["pixels"]) == {"1e-06", "0.05"}
     assert numbers.counts == {"train": 120 if choose_by == "eval" else 108, "eval": 60, "classes": 3}
+
+
+@pytest.fixture
+def digits(build):
+    """100 digits, 90 to learn from, in batches of 24 over eight devices: the last ones are padded."""
+    method, variables = build(channels=1)
+    data = recipes.pretrain().data
+    data.update(source="digits:train", eval_source="digits:test", channels=1, mean=(0.3,), std=(0.35,))
+    data.update(eval_resize=16, threads=2)
+    data.views.image.update(size=(16, 16), flip=0.0, interpolation="bilinear")
+    names = ("cls", "pooled", "block1")
+    encoder = encoders.Encoder("pretrained", variables, method)
+    return Task(encoder, data, names, batch_size=24, limit=100, say=lambda _: None)
+
+
+def test_crops_that_change_nothing_give_what_cached_features_give(digits):
+    """All of a square image, not mirrored: every epoch's features are those of the evaluation crop."""
+    settings = dict(epochs=3, batch_size=16, lr=(0.01, 0.1), lr_batch=0, choose_by="train", wanted=("cls", "pooled"))
+    cached = LinearSweep(augment=False, **settings).run(digits)
+    whole = LinearSweep(scale=(1.0, 1.0), **settings).run(digits)
+    assert whole == cached and cached.counts == {"train": 90, "eval": 100, "classes": 10}
+    assert set(whole.details["top1_by_lr"]) == {"cls", "pooled"}
+
+
+def test_every_epoch_of_the_sweep_sees_other_crops(digits, monkeypatch):
+    seen = []
+
+    def look(recipe, state, features, labels, epoch, key):
+        seen.append((np.asarray(features), np.asarray(labels)))
+        return state
+
+    monkeypatch.setattr(many_heads, "train_epoch", look)
+    LinearSweep(epochs=2, lr=(0.1,), wanted=("pooled",)).run(digits)
+    (first, labels), (second, again) = seen
+    assert first.shape == second.shape == (1, 100, 16) and np.abs(first - second).mean() > 1e-3
+    np.testing.assert_array_equal(labels, digits.train.truth)
+    np.testing.assert_array_equal(again, digits.train.truth)
 
 
 def test_the_sweep_takes_the_features_of_the_papers(build):

@@ -193,7 +193,7 @@ def test_a_directory_without_a_run(tmp_path):
 def test_augmented_features_change_by_epoch_and_repeat_by_seed(method, variables):
     data = digits_config().data
     task = Task(encoders.Encoder("pretrained", variables, method), data, ("pooled",), limit=64)
-    first, second, again = (epoch_features(task, (0.2, 0.5), epoch) for epoch in (0, 1, 0))
+    first, second, again = (epoch_features(task, ("pooled",), (0.2, 0.5), epoch) for epoch in (0, 1, 0))
     np.testing.assert_array_equal(first.index, task.train.index)
     np.testing.assert_array_equal(first.labels, task.train.labels)
     np.testing.assert_array_equal(first.features["pooled"], again.features["pooled"])

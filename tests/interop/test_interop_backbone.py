@@ -116,3 +116,5 @@ def test_refusals_leave_nothing_behind(mae_run, tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "load_run", lambda workdir, step: swin)
     with pytest.raises(ConfigError, match="plain vision transformers"):
         backbone.export_backbone("run", tmp_path / "out")
+    with pytest.raises(ConfigError, match="toolboxes build no backbone with model.registers"):
+        backbone.vitdet_arrays(dataclasses.replace(mae_run, method=MAE.tiny(registers=2)), 16)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,8 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from mim_jax.errors import ConfigError, VerifyError
 from mim_jax.interop import frozen
+from mim_jax.interop.imported import config_of, write_run
 from mim_jax.interop.verify import discover, verify
+from mim_jax.methods import registry
 from mim_jax.methods.cae_v2 import CAEv2
+from mim_jax.training.runs import fresh_variables
 
 CASES = {  # and what no difference may reach: a few times what a CPU showed, far below the cases' tolerances
     "pretrain": 4e-6,
@@ -50,22 +52,31 @@ def test_another_alignment_encoder_is_refused(folder, tmp_path):
         verify(copy)
 
 
-def test_the_teacher_is_the_encoder_of_a_run(tmp_path, monkeypatch):
+def test_the_teacher_is_the_encoder_of_a_run(tmp_path):
     method = CAEv2.tiny()
-    method = dataclasses.replace(method, teacher=dataclasses.replace(method.teacher, source=str(tmp_path)))
+    source = tmp_path / "run"
+    method = dataclasses.replace(method, teacher=dataclasses.replace(method.teacher, source=str(source)))
     shapes = jax.eval_shape(method.teacher.start, jax.random.key(0))
-    encoder = jax.tree.map(lambda s: np.full(s.shape, 0.5, np.float32), shapes["teacher"])
-    run = SimpleNamespace(variables=SimpleNamespace(params={"encoder": {**encoder, "mask_token": np.zeros(3)}}))
-    trained = SimpleNamespace(name="mae", model=dataclasses.replace(method.teacher.model, drop_path_rate=0.1))
-    monkeypatch.setattr(frozen, "load_run", lambda source: run)
-    monkeypatch.setattr(frozen, "configs", SimpleNamespace(load_json=lambda path: None))
-    monkeypatch.setattr(frozen, "registry", SimpleNamespace(build=lambda config: trained))
+    source.mkdir()
     with pytest.raises(ConfigError, match="is not a run .no config.json."):
         frozen.read(method, shapes)
-    (tmp_path / "config.json").write_text("{}")
-    assert jax.tree.structure(frozen.read(method, shapes)) == jax.tree.structure({"teacher": shapes["teacher"]})
-    trained.model = dataclasses.replace(trained.model, depth=3)
-    with pytest.raises(ConfigError, match="method.teacher.model.depth is 1, but the encoder in .* has 3"):
-        frozen.check(method)
+    source.rmdir()
+
+    model = {key: value for key, value in dataclasses.asdict(method.teacher.model).items() if key != "precision"}
+    config = config_of("mae", {"model": {**model, "drop_path_rate": 0.1}, "data": pixels(method)})
+    run = registry.build(config)
+    variables = fresh_variables(config, run)
+    write_run(source, config, run, variables, {})
+    found = frozen.read(method, shapes)
+    assert jax.tree.structure(found) == jax.tree.structure({"teacher": shapes["teacher"]})
+    jax.tree.map(np.testing.assert_array_equal, found["teacher"], variables.params["encoder"])
+
+    deeper = dataclasses.replace(method.teacher, model=dataclasses.replace(method.teacher.model, depth=3))
+    with pytest.raises(ConfigError, match="method.teacher.model.depth is 3, but the encoder in .* has 1"):
+        frozen.check(dataclasses.replace(method, teacher=deeper))
     with pytest.raises(ConfigError, match="method.teacher.source is empty"):
         frozen.check(CAEv2.tiny())
+
+
+def pixels(method: CAEv2) -> dict:
+    return {"mean": method.teacher.mean, "std": method.teacher.std}

@@ -18,6 +18,7 @@ SWITCHES = [
     dict(qkv_bias="qv", relative_bias="shared", positions="none", layer_scale=0.1, init="beit"),
     dict(qkv_bias="none", relative_bias="per_block", cls_token=False, positions="learned"),
     dict(qkv_bias="full", layer_scale=0.1, scan=True, cls_token=False),
+    dict(positions="learned", registers=2, mlp="swiglu", pre_norm=True, patch_bias=False),
 ]
 
 
@@ -47,7 +48,7 @@ def by_hand(config, params, number, x):
     return weights / weights.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=["plain", "beit", "per block", "scan"])
+@pytest.mark.parametrize("switches", SWITCHES, ids=["plain", "beit", "per block", "scan", "registers"])
 def test_what_is_seen_is_what_the_model_computes(switches):
     config = VitConfig((8, 12), 1, (4, 4), width=8, depth=2, heads=2, **switches)
     images = jax.random.normal(jax.random.key(1), (3, 8, 12, 1))
@@ -59,7 +60,9 @@ def test_what_is_seen_is_what_the_model_computes(switches):
     np.testing.assert_allclose(inside.states[4], outputs[1], atol=1e-5)
     for number in range(2):
         expected = by_hand(config, params, number, inside.states[2 * number])
-        np.testing.assert_allclose(inside.attention[number], expected, atol=2e-5)
+        shares = inside.attention[number].sum(-1, keepdims=True)  # less than one where registers take theirs
+        assert (shares < 1 - 1e-4).all() if config.registers else np.allclose(shares, 1.0, atol=1e-5)
+        np.testing.assert_allclose(inside.attention[number] / shares, expected, atol=2e-5)
     # Without the perceptron's output matrix, the state after the attention is what the block gives.
     mlp = jax.tree.map(jnp.zeros_like, params["blocks_0"]["mlp"]["fc2"])
     bare = {**params, "blocks_0": {**params["blocks_0"], "mlp": {**params["blocks_0"]["mlp"], "fc2": mlp}}}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from mim_jax.data.pairs import MapRule, Pair, split_pairs
 from mim_jax.data.split import some
 from mim_jax.errors import CheckpointError, ConfigError
 from mim_jax.evaluation.dense.inference import PLAIN, Inference, Looks
+from mim_jax.evaluation.dense.kept import Kept
 from mim_jax.evaluation.dense.training import Loss, Plan, State, train
 from mim_jax.evaluation.dense.trunk import Trunk
 from mim_jax.evaluation.protocol import Protocol, Task
@@ -49,6 +52,7 @@ class Dense(Protocol):
     weight_decay: float = 1e-4
     clip_norm: float = 0.0
     window_batch: int = 16
+    checkpoint_every: float = 1.0
     feature: str = "patch tokens"
 
     def features(self, method: Any) -> tuple[str, ...]:
@@ -177,17 +181,24 @@ class Setting:
     def trained(self, plan: Plan) -> tuple[State, Variables, float]:
         """The state after training, the variables of the trunk on the devices, the last training loss."""
         variables = jax.device_put(plan.trunk.fitted(self.task.encoder.variables), replicated(self.mesh))
-        crops = train_crops(
+        task, every = self.task, self.protocol.checkpoint_every
+        crops = functools.partial(
+            train_crops,
             self.train,
             self.view,
             steps=plan.steps,
             batch_size=self.batch,
-            seed=self.task.seed,
+            seed=task.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            threads=self.task.data.threads,
+            threads=task.data.threads,
         )
-        state, loss = train(plan, variables, crops, self.mesh, self.task.seed, f"{self.protocol.where}.lr")
+        kept = None
+        if task.workdir and every:
+            kept = Kept(task.workdir, every, len(self.train), self.batch, plan.steps, task.say)
+        with contextlib.closing(kept) if kept else contextlib.nullcontext():
+            from_step = lambda step: crops(start=step)  # noqa: E731
+            state, loss = train(plan, variables, from_step, self.mesh, task.seed, f"{self.protocol.where}.lr", kept)
         return state, variables, loss
 
     def predictions(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from mim_jax import recipes
 from mim_jax.errors import CheckpointError, ConfigError
+from mim_jax.evaluation.dense.kept import Kept
 from mim_jax.evaluation.dense.trunk import Trunk
 from mim_jax.methods.base import Variables
 from mim_jax.models.maps import upsample
@@ -126,26 +127,37 @@ def train_step(
 
 
 def train(
-    plan: Plan, variables: Variables, crops: Iterator[dict[str, np.ndarray]], mesh: Mesh, seed: int, lr_key: str
+    plan: Plan,
+    variables: Variables,
+    crops: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    mesh: Mesh,
+    seed: int,
+    lr_key: str,
+    kept: Kept | None = None,
 ) -> tuple[State, float]:
     """The trained state, whole on every device, and the mean loss of the last tenth of the steps.
 
-    crops: this process's share of every batch.
+    crops: this process's share of every batch from a step on. kept: where checkpoints lie; what it holds goes on.
 
     Raises:
-        ConfigError: the loss is no number; names the key of the learning rate.
+        ConfigError: the loss is no number; names the key of the learning rate. CheckpointError: as `Kept.restored`.
     """
     key = jax.random.key(seed)
     state = jax.device_put(plan.init(variables, key), replicated(mesh))
-    losses = []
-    for step, batch in enumerate(crops):
+    state, losses = kept.restored(state) if kept else (state, [])
+    begun, tail = int(state.step), plan.steps - max(plan.steps // 10, 1)
+    for done, batch in enumerate(crops(begun), begun + 1):
         state, loss = train_step(plan, state, variables, global_batch(batch, mesh), key)
-        losses.append(loss)
-        look = (step + 1) % CHECK_EVERY == 0 or step + 1 == plan.steps
+        if done > tail:
+            losses.append(loss)
+        saving = kept is not None and kept.due(done)
+        look = saving or done % CHECK_EVERY == 0 or done == plan.steps
         if look and not np.isfinite(float(loss)):
             check_weights(variables)
-            raise ConfigError(f"the loss is {float(loss)} at step {step + 1}; lower {lr_key} = {plan.lr}")
-    return state, float(np.mean([float(loss) for loss in losses[-max(plan.steps // 10, 1) :]]))
+            raise ConfigError(f"the loss is {float(loss)} at step {done}; lower {lr_key} = {plan.lr}")
+        if kept is not None and saving:
+            kept.save(done, state, losses)
+    return state, float(np.mean([float(loss) for loss in losses]))
 
 
 def check_weights(variables: Variables) -> None:

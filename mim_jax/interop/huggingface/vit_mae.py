@@ -101,18 +101,8 @@ def layout(method: MAE, names: Collection[str]) -> Layout:
 
 def settings(source: Source) -> dict[str, Any]:
     """Sizes and switches of encoder and decoder, as ViTMAEConfig has them."""
-    common.gelu_alone(source)
-    common.need(source, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     c = source.config
-    model = dict(
-        image_size=common.side(c.get("image_size", 224)),
-        patch_size=common.side(c.get("patch_size", 16)),
-        channels=c.get("num_channels", 3),
-        width=c["hidden_size"],
-        depth=c["num_hidden_layers"],
-        heads=c["num_attention_heads"],
-        mlp_ratio=c["intermediate_size"] / c["hidden_size"],
-        layer_norm_eps=c.get("layer_norm_eps", 1e-12),
+    model = common.vit_sizes(source) | dict(
         qkv_bias="full" if c.get("qkv_bias", True) else "none",
         positions="sincos",
         cls_token=True,
@@ -140,21 +130,8 @@ def refusal(method: MAE) -> str:
 def config(method: MAE) -> dict[str, Any]:
     """ViTMAEConfig as JSON."""
     c = method.model
-    return {
-        "architectures": ["ViTMAEForPreTraining"],
-        "model_type": "vit_mae",
-        "hidden_size": c.width,
-        "num_hidden_layers": c.depth,
-        "num_attention_heads": c.heads,
-        "intermediate_size": int(c.width * c.mlp_ratio),
-        "hidden_act": "gelu",
-        "layer_norm_eps": c.layer_norm_eps,
-        "image_size": common.square(c.image_size, "model.image_size"),
-        "patch_size": common.square(c.patch_size, "model.patch_size"),
-        "num_channels": c.channels,
+    return common.vit_config(c, "vit_mae", "ViTMAEForPreTraining") | {
         "qkv_bias": c.qkv_bias == "full",
-        "attention_probs_dropout_prob": 0.0,
-        "hidden_dropout_prob": 0.0,
         "mask_ratio": method.mask_ratio,
         "norm_pix_loss": method.target == "norm_pix",
         "decoder_hidden_size": method.decoder_width,

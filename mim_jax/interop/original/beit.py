@@ -1,4 +1,4 @@
-"""microsoft/unilm, beit: names of the arrays, and how its reference cases read."""
+"""microsoft/unilm, beit: names of the arrays, its checkpoints, and how its reference cases read."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop import authors
+from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Result, Row
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import finetune, pretrain
 from mim_jax.interop.name_map import NameMap
 from mim_jax.interop.original import dall_e
+from mim_jax.interop.positions import relative_indices
 from mim_jax.interop.references import mask_statistics
 from mim_jax.interop.references.param_groups import group_rows
 from mim_jax.interop.rules import PATCHES, beit_block, dense, norm, same, under
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import beit_settings, masked_rows, patch_sizes, vit_config
 from mim_jax.masking.mask import Mask
-from mim_jax.methods.base import Output, ParamGroups, Variables
+from mim_jax.methods.base import Method, Output, ParamGroups, Variables
 from mim_jax.methods.beit import BEiT
 from mim_jax.methods.transformers import vit_groups
 from mim_jax.models.classifier import Classifier
 from mim_jax.models.tokenizer import TokenizerConfig
 from mim_jax.models.vit_config import VitConfig
-from mim_jax.nn.relative import RelativeBias, relative_index
+from mim_jax.nn.relative import RelativeBias
 
 ENCODER = (
     *same("cls_token", "encoder/cls_token"),
@@ -42,19 +46,20 @@ ENCODER = (
 )
 _GROUPS = re.compile(r"(pretraining|fine-tuning) \(")
 INDEX = "which row of the table a pair of positions reads; computed, not stored"
+TOKENIZER = {"^frozen/tokenizer/": "the cases give the ids, and checkpoints come without it"}
+CLASSIFIER = (*norm("fc_norm", "fc_norm"), *dense("head", "head"))
 
 
-def names(config: VitConfig, rest: tuple) -> NameMap:
+def layout(config: VitConfig, rest: tuple) -> Layout:
     """The encoder's arrays and those of `rest`, with the fixed index of every relative table."""
-    absent = {"^frozen/tokenizer/": "the cases give the ids"}
-    return NameMap(under("params", (*ENCODER, *rest)), dict.fromkeys(tables(config), INDEX), absent=absent)
+    tables = relative_indices(config)
+    names = NameMap(under("params", (*ENCODER, *rest)), dict.fromkeys(tables, INDEX), absent=TOKENIZER)
+    return Layout(names, patch_sizes(config), tables)
 
 
-def tables(config: VitConfig) -> dict[str, Any]:
-    """The index of a relative table under each of their names for it."""
-    where = {"shared": ["rel_pos_bias"], "per_block": [f"blocks.{i}.attn" for i in range(config.depth)], "none": []}
-    index = relative_index(config.grid, config.cls_token)
-    return {f"{name}.relative_position_index": index for name in where[config.relative_bias]}
+def pretrain_layout(config: VitConfig) -> Layout:
+    """The pretrained network."""
+    return layout(config, dense("lm_head", "head"))
 
 
 def pretraining(case: Case) -> Subject:
@@ -72,8 +77,7 @@ def pretraining(case: Case) -> Subject:
         batch = {"image": jnp.asarray(arrays["images"]), "tokens": jnp.asarray(arrays["tokens"], jnp.int32)}
         return batch, {"mask": Mask(hidden, grid=model.grid), "drop_path": None}
 
-    layout = Layout(names(model, dense("lm_head", "head")), patch_sizes(model), tables(model))
-    return Subject(method, layout, inputs, outputs)
+    return Subject(method, pretrain_layout(model), inputs, outputs)
 
 
 def outputs(output: Output) -> dict[str, Any]:
@@ -104,8 +108,7 @@ def run_finetune(case: Case) -> Result:
     config = vit_config(case, **beit_settings(case))
     pooling = "mean" if case.config["mean_pooling"] else "cls"
     model = Classifier(config, int(case.config["classes"]), pooling)
-    rest = (*norm("fc_norm", "fc_norm"), *dense("head", "head"))
-    return finetune.run(case, model, Layout(names(config, rest), patch_sizes(config), tables(config)))
+    return finetune.run(case, model, layout(config, CLASSIFIER))
 
 
 def parameter_groups(content: Mapping[str, Any]) -> list[Row]:
@@ -144,12 +147,11 @@ def small(title: str, depth: int) -> tuple[Layout, Any, ParamGroups]:
         tokenizer = TokenizerConfig(kind="vq", vocabulary=8, stride=4, image_size=(8, 8), hidden=8)
         method = BEiT(model, tokenizer, num_mask_patches=2, min_block=2)
         like = Variables(params=jax.eval_shape(method.init, key, {"image": image, "tokens": image}).params)
-        return Layout(names(model, dense("lm_head", "head")), patch_sizes(model)), like, method.param_groups()
+        return pretrain_layout(model), like, method.param_groups()
     classifier = Classifier(model, 2, "mean" if "mean pooling" in title else "cls")
-    rest = (*norm("fc_norm", "fc_norm"), *dense("head", "head"))
     groups = dataclasses.replace(vit_groups(depth), no_decay=(r"encoder/(cls_token|pos_embed)$",))
     like = jax.eval_shape(classifier.init, key, image)
-    return Layout(names(model, rest), patch_sizes(model)), like, groups
+    return layout(model, CLASSIFIER), like, groups
 
 
 def is_parameter_groups(content: Mapping[str, Any]) -> bool:
@@ -160,4 +162,50 @@ SYSTEM = System(
     upstream="microsoft/unilm",
     kinds={"pretrain": run_pretrain, "finetune": run_finetune, "dvae_encoder": dall_e.run_encoder},
     references=((is_parameter_groups, parameter_groups), mask_statistics.reference(mask_statistics.blocks())),
+)
+
+
+def shows(arrays: Arrays) -> dict[str, Any]:
+    """Sizes of the encoder, and the vocabulary."""
+    head = authors.sizes_show(arrays, {"lm_head.weight": "method.tokenizer.vocabulary"}, {})
+    return authors.vit_shows(arrays) | head
+
+
+def refusal(method: Method) -> str:
+    """What the authors' vision transformer cannot be."""
+    return authors.vit_needs(method.model, {**authors.BEIT, "positions": ("learned", "none")})
+
+
+def is_classifier(arrays: Arrays) -> bool:
+    """A fine-tuned network of BEiT's family whose positions are learned or none."""
+    fixed = "pos_embed" in arrays and not arrays["pos_embed"][:, :1].any()  # CAE's: the class token has position 0
+    return has(arrays, "cls_token", "head.weight", "blocks.0.attn.qkv.weight") and (
+        "blocks.0.attn.qkv.bias" not in arrays and not fixed
+    )
+
+
+def classifier_settings(arrays: Arrays) -> dict[str, Any]:
+    """Classes, pooling, and the switches that fine-tuning has and pretraining has not."""
+    return {"method": authors.classifier_method(arrays), "model": authors.beit_model(arrays) | {"init": "beit"}}
+
+
+FORMATS = (
+    authors.checkpoint(
+        "beit",
+        "all",
+        accepts=lambda arrays: has(arrays, "cls_token", "mask_token", "lm_head.weight"),
+        shows=shows,
+        layout=lambda method: pretrain_layout(method.model),
+        refusal=refusal,
+        methods=("beit",),
+    ),
+    authors.checkpoint(
+        "beit",
+        "classifier",
+        accepts=is_classifier,
+        shows=authors.vit_shows,
+        layout=lambda method: layout(method.model, CLASSIFIER),
+        refusal=refusal,
+        settings=classifier_settings,
+    ),
 )

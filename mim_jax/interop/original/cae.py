@@ -1,4 +1,4 @@
-"""Atten4Vis/CAE: names of the arrays, and how its reference cases read."""
+"""Atten4Vis/CAE, both versions: names of the arrays, checkpoints, and how reference cases read."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop import authors
+from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Result
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import attentive_probe, finetune, pretrain
 from mim_jax.interop.name_map import NameMap, Rule
+from mim_jax.interop.positions import FIXED, relative_indices
 from mim_jax.interop.references import mask_statistics
 from mim_jax.interop.rules import LINEAR, PATCHES, beit_block, dense, norm, same, under
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import patch_sizes, vit_config
 from mim_jax.masking.mask import mask_from_hidden
-from mim_jax.methods.base import Output
+from mim_jax.methods.base import Method, Output
 from mim_jax.methods.cae import CAE
+from mim_jax.methods.cae_v2 import CAEv2
 from mim_jax.models.attentive import AttentiveProbe
 from mim_jax.models.classifier import Classifier
 from mim_jax.models.vit import Vit
 from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.positions import sincos_2d
-from mim_jax.nn.relative import relative_index
 
 
 def encoder(theirs: str = "", ours: str = "encoder/") -> tuple[Rule, ...]:
@@ -63,12 +67,18 @@ PRETRAIN = (
     *norm("encoder_to_regresser_norm", "projection/norm"),
     *same("mask_token", "regressor/mask_token"),
     *regressor_block("regresser.regressor_blocks.{i}", "regressor/blocks_{i}"),
-    *norm("regresser.norm", "regressor/norm"),
     *beit_block("decoder.decoder_blocks.{i}", "decoder/blocks_{i}"),
     *norm("decoder.norm", "decoder/norm"),
     *dense("decoder.head", "decoder/head"),
 )
-CLASSIFIER = (*encoder(), *norm("fc_norm", "fc_norm"), *dense("head", "head"))
+LAST_NORM = norm("regresser.norm", "regressor/norm")  # which the second version does not use
+SHARED = "rel_pos_bias.relative_position_bias_table"
+CLASSIFIER = (
+    *encoder(),
+    *same(SHARED, "encoder/relative_bias/table"),
+    *norm("fc_norm", "fc_norm"),
+    *dense("head", "head"),
+)
 PROBE = (
     *same("query_token", "params/pool/query"),
     *(rule for n in "qkv" for rule in norm(f"attentive_blocks.0.norm_{n}", f"params/pool/norm_{n}")),
@@ -77,10 +87,43 @@ PROBE = (
     *same("fc_norm.running_mean", "batch_stats/norm/mean"),
     *same("fc_norm.running_var", "batch_stats/norm/var"),
 )
-FIXED = "the fixed sin-cos table is computed, not stored"
 COUNTER = {r"^fc_norm\.num_batches_tracked$": "a counter that a batch norm with fixed momentum does not use"}
 TWIN = {r"^alignment_encoder\.": "a copy of the encoder, which is called a second time instead"}
-TOKENIZER = {r"^frozen/tokenizer/": "the cases give the ids"}
+UNUSED = {r"^regresser\.norm\.": "a norm that the second version has and does not use"}
+FROZEN = {r"^frozen/": "the cases give the ids, and checkpoints come without tokenizer or teacher"}
+INDEX = "which row of the table a pair of positions reads; computed, not stored"
+
+
+def layout(method: CAE | CAEv2) -> Layout:
+    """The pretrained network; the second version has neither alignment encoder nor decoder blocks."""
+    model, second = method.model, isinstance(method, CAEv2)
+    sides = {"encoder.pos_embed": model.width, "rd_pos_embed": method.decoder_width}
+    sides |= {} if second else {"alignment_encoder.pos_embed": model.width}
+    tables = {name: positions(model, width) for name, width in sides.items()}
+    rules, ignored = (PRETRAIN, UNUSED) if second else (PRETRAIN + LAST_NORM, TWIN)
+    names = NameMap(under("params", rules), dict.fromkeys(tables, FIXED), ignored=ignored, absent=FROZEN)
+    return Layout(names, patch_sizes(model), tables)
+
+
+def buffers(method: CAE | CAEv2, arrays: Arrays) -> Arrays:
+    """What their checkpoints hold besides: a copy of the encoder, or the second version's unused norm."""
+    if isinstance(method, CAE):
+        return {f"alignment_{name}": array for name, array in arrays.items() if name.startswith("encoder.")}
+    width = method.decoder_width
+    return {"regresser.norm.weight": np.ones(width, np.float32), "regresser.norm.bias": np.zeros(width, np.float32)}
+
+
+def classifier_layout(config: VitConfig) -> Layout:
+    """The fine-tuned network: fixed positions, and tables of relative ones where fine-tuning adds them."""
+    return fixed(config, under("params", CLASSIFIER))
+
+
+def fixed(config: VitConfig, rules: tuple[Rule, ...], ignored: Mapping[str, str] | None = None) -> Layout:
+    """Rules for a network below labels, with what its encoder computes."""
+    table = {} if config.positions == "none" else {"pos_embed": positions(config, config.width)}
+    index = relative_indices(config)
+    computed = dict.fromkeys(table, FIXED) | dict.fromkeys(index, INDEX)
+    return Layout(NameMap(rules, computed, ignored or {}), patch_sizes(config), table | index)
 
 
 def settings(case: Case, **more: Any) -> VitConfig:
@@ -121,9 +164,6 @@ def pretraining(case: Case) -> Subject:
         align_weight=float(c["align_weight"]),
     )
     method = CAE.from_config(dataclasses.asdict(model), section)
-    widths = {"encoder": model.width, "alignment_encoder": model.width, "rd": method.decoder_width}
-    tables = {f"{n}{'_' if n == 'rd' else '.'}pos_embed": positions(model, width) for n, width in widths.items()}
-    names = NameMap(under("params", PRETRAIN), dict.fromkeys(tables, FIXED), ignored=TWIN, absent=TOKENIZER)
 
     def inputs(arrays: Mapping[str, Any]):
         hidden = jnp.asarray(arrays["mask"]).astype(bool)
@@ -132,7 +172,7 @@ def pretraining(case: Case) -> Subject:
         paths = dict.fromkeys(("encoder", "target", "regressor", "decoder"))
         return batch, {"mask": mask, "drop_path": paths}
 
-    return Subject(method, Layout(names, patch_sizes(model), tables), inputs, outputs)
+    return Subject(method, layout(method), inputs, outputs)
 
 
 def outputs(output: Output) -> dict[str, Any]:
@@ -144,7 +184,9 @@ def outputs(output: Output) -> dict[str, Any]:
 
 
 def positions(config: VitConfig, width: int) -> np.ndarray:
-    return sincos_2d(config.grid[::-1], width, row_first=True)[None]  # their numbering, which shows on rectangles
+    """The fixed table; their numbering of the patches, `sincos_cae`, shows on rectangles alone."""
+    grid = config.grid[::-1] if config.positions == "sincos_cae" else config.grid
+    return sincos_2d(grid, width, row_first=True)[None]
 
 
 def run_finetune(case: Case) -> Result:
@@ -153,25 +195,78 @@ def run_finetune(case: Case) -> Result:
     tables = "per_block" if c.get("rel_pos_per_block") else "shared" if c.get("rel_pos_shared") else "none"
     probe, kind = c.get("probe", "none"), "sincos_cae" if "pos_embed" in case.weights else "none"
     config, classes = settings(case, relative_bias=tables, positions=kind), int(c["classes"])
-    index = [f"blocks.{i}.attn.relative_position_index" for i in range(config.depth)]
-    fixed = dict.fromkeys((*index, "rel_pos_bias.relative_position_index"), relative_index(config.grid))
-    fixed["pos_embed"] = positions(config, config.width)
-    computed = dict.fromkeys(fixed, "a fixed table is computed, not stored")
-    shared = same("rel_pos_bias.relative_position_bias_table", "encoder/relative_bias/table")
     if probe == "attentive":
-        backbone = under("backbone", encoder(ours="params/") + same(shared[0].theirs[0], "params/relative_bias/table"))
-        names = NameMap((*backbone, *under("probe", PROBE)), computed=computed, ignored=COUNTER)
+        backbone = under("backbone/params", encoder(ours="") + same(SHARED, "relative_bias/table"))
         head = AttentiveProbe(classes, config.heads, config.layer_norm_eps, config.qkv_bias)
-        return attentive_probe.run(case, Vit(config), head, Layout(names, patch_sizes(config), fixed))
+        names = (*backbone, *under("probe", PROBE))
+        return attentive_probe.run(case, Vit(config), head, fixed(config, names, COUNTER))
     if probe not in ("none", "standard"):
         raise VerifyError(f"{case.folder}: config.probe '{probe}' is not none, standard or attentive")
-    names = NameMap(under("params", CLASSIFIER + shared), computed=computed)
     model = Classifier(config, classes, "mean" if c["mean_pooling"] else "cls")
-    return finetune.run(case, model, Layout(names, patch_sizes(config), fixed))
+    return finetune.run(case, model, classifier_layout(config))
 
 
 SYSTEM = System(
     upstream="Atten4Vis/CAE",
     kinds={"pretrain": lambda case: pretrain.run(case, pretraining(case)), "finetune": run_finetune},
     references=(mask_statistics.reference(mask_statistics.blocks(exact=True)),),
+)
+
+
+def shows(arrays: Arrays) -> dict[str, Any]:
+    """Sizes of encoder, regressor and decoder."""
+    depths = {
+        "regresser.regressor_blocks.": "method.regressor_depth",
+        "decoder.decoder_blocks.": "method.decoder_depth",
+    }
+    widths = {"regresser.regressor_blocks.0.cross_attn.q.weight": "method.decoder_width"}
+    return authors.vit_shows(arrays, "encoder.") | authors.sizes_show(arrays, widths, depths)
+
+
+def encoder_refusal(method: Method) -> str:
+    """What the authors' encoder cannot be; where the grid is no square, they number its patches in their own way."""
+    square = isinstance(method.model, VitConfig) and method.model.grid[0] == method.model.grid[1]
+    fixed = ("sincos_cae", "sincos_row") if square else ("sincos_cae",)
+    return authors.vit_needs(method.model, {**authors.BEIT, "positions": fixed})
+
+
+def refusal(method: CAE | CAEv2) -> str:
+    """What the authors' network cannot be."""
+    return authors.needs(method, {"feed_queries": (True,)}, "method") or encoder_refusal(method)
+
+
+def is_classifier(arrays: Arrays) -> bool:
+    """A fine-tuned network with fixed positions, whose class token has position 0."""
+    named = has(arrays, "cls_token", "pos_embed", "head.weight", "blocks.0.attn.qkv.weight")
+    return named and "query_token" not in arrays and not arrays["pos_embed"][:, :1].any()
+
+
+def classifier_settings(arrays: Arrays) -> dict[str, Any]:
+    """Classes, pooling, and the switches that fine-tuning has and pretraining has not."""
+    model = authors.beit_model(arrays) | {"init": "cae", "positions": "sincos_cae"}
+    return {"method": authors.classifier_method(arrays), "model": model}
+
+
+FORMATS = (
+    authors.checkpoint(
+        "cae",
+        "all",
+        accepts=lambda arrays: has(
+            arrays, "mask_token", "rd_pos_embed", "regresser.regressor_blocks.0.cross_attn.q.weight"
+        ),
+        shows=shows,
+        layout=layout,
+        refusal=refusal,
+        buffers=buffers,
+        methods=("cae", "cae_v2"),
+    ),
+    authors.checkpoint(
+        "cae",
+        "classifier",
+        accepts=is_classifier,
+        shows=authors.vit_shows,
+        layout=lambda method: classifier_layout(method.model),
+        refusal=encoder_refusal,
+        settings=classifier_settings,
+    ),
 )

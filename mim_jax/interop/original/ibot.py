@@ -1,8 +1,9 @@
-"""bytedance/ibot: names of the arrays, and how its reference cases read."""
+"""bytedance/ibot: names of the arrays, its checkpoints, and how its reference cases read."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,23 +12,38 @@ import jax.numpy as jnp
 import numpy as np
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop import authors
+from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Result
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import pretrain, self_distillation
 from mim_jax.interop.kinds.pos_resize import pair
 from mim_jax.interop.name_map import NameMap, Rule
 from mim_jax.interop.references import mask_statistics
 from mim_jax.interop.rules import LINEAR, PATCHES, dense, norm, same, timm_block, under
+from mim_jax.interop.source import Source
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import patch_sizes, vit_config
 from mim_jax.losses.distillation import Distillation, teacher_temperature
 from mim_jax.masking.mixed_ratio import mixed_ratio_hidden
-from mim_jax.methods.base import Output, Progress
+from mim_jax.methods.base import Method, Output, Progress
 from mim_jax.methods.ibot import FAMILY, IBOT
 from mim_jax.nn.patches import patch_grid
 from mim_jax.nn.positions import resize_positions
 
 MASKING = {"block": "block", "rand": "random"}
+
+
+def backbone(theirs: str) -> tuple[Rule, ...]:
+    """The encoder, `theirs` being what its names start with."""
+    return (
+        *same(f"{theirs}cls_token", "encoder/cls_token"),
+        *same(f"{theirs}pos_embed", "encoder/pos_embed"),
+        *dense(f"{theirs}patch_embed.proj", "encoder/patch_embed/proj", PATCHES),
+        *timm_block(f"{theirs}blocks.{{i}}", "encoder/blocks_{i}"),
+        *norm(f"{theirs}norm", "encoder/norm"),
+    )
 
 
 def network(theirs: str, ours: str) -> tuple[Rule, ...]:
@@ -37,12 +53,8 @@ def network(theirs: str, ours: str) -> tuple[Rule, ...]:
     return under(
         ours,
         (
-            *same(f"{theirs}.backbone.cls_token", "encoder/cls_token"),
-            *same(f"{theirs}.backbone.pos_embed", "encoder/pos_embed"),
+            *backbone(f"{theirs}.backbone."),
             Rule((f"{theirs}.backbone.masked_embed",), ("encoder/mask_token",), "one d -> 1 one d"),
-            *dense(f"{theirs}.backbone.patch_embed.proj", "encoder/patch_embed/proj", PATCHES),
-            *timm_block(f"{theirs}.backbone.blocks.{{i}}", "encoder/blocks_{i}"),
-            *norm(f"{theirs}.backbone.norm", "encoder/norm"),
             *(
                 rule
                 for n, name in enumerate(("fc1", "fc2", "fc3"))
@@ -72,6 +84,18 @@ def names(student_shared: bool, teacher_shared: bool) -> NameMap:
     return NameMap(rules=tuple(rules), ignored=ignored)
 
 
+def layout(method: IBOT) -> Layout:
+    """Student, teacher and centres."""
+    sizes = {**patch_sizes(method.model), "one": 1, "two": 1}
+    return Layout(names(method.head.shared, method.head.teacher_shared), sizes)
+
+
+def encoder_layout(method: Method) -> Layout:
+    """The backbone alone, as it is published."""
+    ignored = {"^masked_embed$": "what stands for a hidden patch, which is no part of the encoder"}
+    return Layout(NameMap(under("params", backbone("")), ignored=ignored), patch_sizes(method.model))
+
+
 def crop_major(array: Any) -> Any:
     """(B, S, ...) as the original orders crops in a batch: (S B, ...)."""
     return jnp.moveaxis(array, 1, 0).reshape(-1, *array.shape[2:])
@@ -89,7 +113,6 @@ def pretraining(case: Case) -> Subject:
     section["mask_start_epoch"] = int(c.get("mim_start_epoch", 0))
     section |= dict(ema_momentum=c["momentum"][0]) if "momentum" in c else {}
     method = IBOT.from_config(dataclasses.asdict(model), section)
-    layout = Layout(names(shared, method.head.teacher_shared), {**patch_sizes(model), "one": 1, "two": 1})
 
     def inputs(arrays: Mapping[str, Any]):
         images, mask = jnp.asarray(arrays["global_images"]), jnp.asarray(arrays["mask"])
@@ -119,7 +142,7 @@ def pretraining(case: Case) -> Subject:
         after = method.distillation.moved({k: jnp.asarray(v) for k, v in before.items()}, output.carry)
         return found | {"center_after": after["center"][None], "center2_after": after["patch_center"][None, None]}
 
-    return Subject(method, layout, inputs, outputs)
+    return Subject(method, layout(method), inputs, outputs)
 
 
 def settings(c: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,4 +228,81 @@ SYSTEM = System(
         "train": lambda case: self_distillation.run(case, pretraining(case)),
     },
     references=(mask_statistics.reference(masks),),
+)
+
+
+def state(source: Source) -> Arrays:
+    """Student, teacher, and the centres of the loss."""
+    return {re.sub(r"^ibot_loss\.", "loss.", name): array for name, array in authors.networks(source).items()}
+
+
+def nest(arrays: Arrays) -> dict[str, Any]:
+    """As the authors save it: the student wrapped for parallel training, the teacher not."""
+    student = {f"module.{name}": array for name, array in authors.below(arrays, "student.").items()}
+    return {
+        "student": student,
+        "teacher": authors.below(arrays, "teacher."),
+        "ibot_loss": authors.below(arrays, "loss."),
+    }
+
+
+def teacher_backbone(source: Source) -> Arrays:
+    """The arrays of a published backbone, or those of the teacher in a whole checkpoint."""
+    return authors.below(authors.networks(source), "teacher.backbone.") or authors.network(source)
+
+
+def is_backbone(arrays: Arrays) -> bool:
+    """A vision transformer alone."""
+    named = has(arrays, "cls_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias")
+    return named and not any(name.startswith(("decoder_", "head.")) for name in arrays)
+
+
+def buffers(method: IBOT, arrays: Arrays) -> Arrays:
+    """A shared last layer, a second time."""
+    sides = {"student": method.head.shared, "teacher": method.head.teacher_shared}
+    shared = [f"{side}.head.last_layer" for side, is_shared in sides.items() if is_shared]
+    return {f"{name}2.{weight}": arrays[f"{name}.{weight}"] for name in shared for weight in ("weight_g", "weight_v")}
+
+
+def shows(arrays: Arrays) -> dict[str, Any]:
+    """Sizes of backbone and head."""
+    head = {"mlp.0.weight": "hidden", "mlp.4.weight": "bottleneck", "last_layer.weight_g": "outputs"}
+    widths = {f"student.head.{name}": f"method.head.{key}" for name, key in head.items()}
+    return authors.vit_shows(arrays, "student.backbone.") | authors.sizes_show(arrays, widths, {})
+
+
+def encoder_refusal(method: Method) -> str:
+    """What the authors' backbone cannot be."""
+    return authors.vit_needs(method.model, {**authors.PLAIN, "positions": ("learned",)})
+
+
+def refusal(method: IBOT) -> str:
+    """What the authors' networks cannot be."""
+    return encoder_refusal(method) or authors.needs(method.head, {"norm": ("none",)}, "method.head")
+
+
+FORMATS = (
+    authors.checkpoint(
+        "ibot",
+        "all",
+        accepts=lambda arrays: has(arrays, "student.backbone.cls_token", "teacher.backbone.cls_token", "loss.center"),
+        shows=shows,
+        layout=layout,
+        refusal=refusal,
+        state=state,
+        buffers=buffers,
+        nest=nest,
+        methods=("ibot",),
+    ),
+    authors.checkpoint(
+        "ibot",
+        "encoder",
+        accepts=is_backbone,
+        shows=authors.vit_shows,
+        layout=encoder_layout,
+        refusal=encoder_refusal,
+        state=teacher_backbone,
+        nest=lambda arrays: {"state_dict": arrays},
+        methods=("ibot",),
+    ),
 )

@@ -1,4 +1,4 @@
-"""facebookresearch/ijepa: names of the arrays, and how its reference cases read."""
+"""facebookresearch/ijepa: names of the arrays, its checkpoints, and how its reference cases read."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from einops import rearrange, repeat
 from jaxtyping import Int
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop import authors
+from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Result
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import pretrain
 from mim_jax.interop.kinds.pos_resize import pair
-from mim_jax.interop.name_map import NameMap
+from mim_jax.interop.name_map import NameMap, Rule
+from mim_jax.interop.positions import FIXED
 from mim_jax.interop.references import multi_block
 from mim_jax.interop.rules import PATCHES, dense, norm, same, timm_block
+from mim_jax.interop.source import Source
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import patch_sizes, vit_config
 from mim_jax.masking.mask import Mask
 from mim_jax.masking.multi_block import Blocks
-from mim_jax.methods.base import Output
+from mim_jax.methods.base import Method, Output
 from mim_jax.methods.ijepa import IJepa
+from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.positions import sincos_2d
 
 
-def encoder(theirs: str, ours: str):
+def encoder(theirs: str, ours: str) -> tuple[Rule, ...]:
     """An encoder without class token."""
     return (
         *dense(f"{theirs}.patch_embed.proj", f"{ours}/patch_embed/proj", PATCHES),
@@ -44,16 +50,26 @@ PREDICTOR = (
     *norm("predictor.predictor_norm", "params/predictor/norm"),
     *dense("predictor.predictor_proj", "params/predictor/head"),
 )
-TABLES = ("encoder.pos_embed", "target_encoder.pos_embed", "predictor.predictor_pos_embed")
-NAMES = NameMap(
-    rules=(
-        *encoder("encoder", "params/encoder"),
-        *encoder("target_encoder", "extra/target_encoder"),
-        *PREDICTOR,
-    ),
-    computed=dict.fromkeys(TABLES, "the fixed sin-cos table is computed, not stored"),
-)
+RULES = (*encoder("encoder", "params/encoder"), *encoder("target_encoder", "extra/target_encoder"), *PREDICTOR)
+TARGET = "target_encoder.pos_embed"
 SETTINGS = ("context_blocks", "target_blocks", "predictor_width", "predictor_depth", "predictor_heads")
+
+
+def layout(method: IJepa) -> Layout:
+    """Encoder, target encoder and predictor, each with its position table."""
+    widths = dict.fromkeys(("encoder.pos_embed", TARGET), method.model.width)
+    widths["predictor.predictor_pos_embed"] = method.predictor_width
+    return fixed(method.model, RULES, widths)
+
+
+def encoder_layout(method: Method) -> Layout:
+    """The target encoder alone."""
+    return fixed(method.model, encoder("target_encoder", "params/encoder"), {TARGET: method.model.width})
+
+
+def fixed(config: VitConfig, rules: tuple[Rule, ...], widths: Mapping[str, int]) -> Layout:
+    tables = {name: sincos_2d(config.grid, width, 0)[None] for name, width in widths.items()}
+    return Layout(NameMap(rules, dict.fromkeys(tables, FIXED)), patch_sizes(config), tables)
 
 
 def pretraining(case: Case) -> Subject:
@@ -63,8 +79,6 @@ def pretraining(case: Case) -> Subject:
     # How the masks were drawn does not matter where they are given; grids of cases are small, so nothing is refused.
     section |= dict(min_keep=0, predictor_mlp_ratio=float(c.get("predictor_mlp_ratio", 4.0)))
     method = IJepa.from_config(dataclasses.asdict(model), section)
-    widths = (model.width, model.width, method.predictor_width)
-    tables = {name: sincos_2d(model.grid, width, 0)[None] for name, width in zip(TABLES, widths, strict=True)}
 
     def inputs(arrays: Mapping[str, Any]):
         lists = {name: arrays[f"{name}_ids"] for name in ("context", "target")}
@@ -76,7 +90,7 @@ def pretraining(case: Case) -> Subject:
         draws = {"mask": mask, "blocks": blocks, "drop_path": None, "noise": None}
         return {"image": jnp.asarray(arrays["images"])}, draws
 
-    return Subject(method, Layout(NAMES, patch_sizes(model), tables), inputs, outputs)
+    return Subject(method, layout(method), inputs, outputs)
 
 
 def from_lists(
@@ -115,4 +129,63 @@ SYSTEM = System(
     upstream="facebookresearch/ijepa",
     kinds={"pretrain": lambda case: pretrain.run(case, pretraining(case)), "sincos": run_sincos},
     references=(multi_block.reference(),),
+)
+
+
+def nest(arrays: Arrays) -> dict[str, Any]:
+    """Each network for itself, wrapped for parallel training as the authors save it."""
+    split: dict[str, Any] = {}
+    for name, array in arrays.items():
+        part, _, rest = name.partition(".")
+        split.setdefault(part, {})[f"module.{rest}"] = array
+    return split
+
+
+def target(source: Source) -> Arrays:
+    """The arrays of the target encoder alone."""
+    return {name: a for name, a in authors.networks(source).items() if name.startswith("target_encoder.")}
+
+
+def shows(arrays: Arrays) -> dict[str, Any]:
+    """Sizes of encoder and predictor."""
+    widths = {"predictor.predictor_embed.weight": "method.predictor_width"}
+    depths = {"predictor.predictor_blocks.": "method.predictor_depth"}
+    return authors.vit_shows(arrays, "target_encoder.") | authors.sizes_show(arrays, widths, depths)
+
+
+def encoder_refusal(method: IJepa) -> str:
+    """What the authors' target encoder cannot be."""
+    plain = {**authors.PLAIN, "positions": ("sincos",), "cls_token": (False,)}
+    return authors.needs(method, {"evaluate": ("target",)}, "method") or authors.vit_needs(method.model, plain)
+
+
+def refusal(method: IJepa) -> str:
+    """What the authors' networks cannot be."""
+    own = authors.needs(method, {"stochastic_positions": (0.0,)}, "method")
+    return own or encoder_refusal(dataclasses.replace(method, evaluate="target"))
+
+
+FORMATS = (
+    authors.checkpoint(
+        "ijepa",
+        "all",
+        accepts=lambda arrays: has(arrays, "target_encoder.norm.weight", "predictor.predictor_embed.weight"),
+        shows=shows,
+        layout=layout,
+        refusal=refusal,
+        state=authors.networks,
+        nest=nest,
+        methods=("ijepa",),
+    ),
+    authors.checkpoint(
+        "ijepa",
+        "encoder",
+        accepts=lambda arrays: has(arrays, "target_encoder.norm.weight"),
+        shows=shows,
+        layout=encoder_layout,
+        refusal=encoder_refusal,
+        state=target,
+        nest=nest,
+        methods=("ijepa",),
+    ),
 )

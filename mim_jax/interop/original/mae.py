@@ -1,4 +1,4 @@
-"""facebookresearch/mae: names of the arrays, and how its reference cases read."""
+"""facebookresearch/mae: names of the arrays, its checkpoints, and how its reference cases read."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ import jax
 import jax.numpy as jnp
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop import authors
+from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Row
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import finetune, lars, linear_probe, pos_resize, pretrain, train
 from mim_jax.interop.name_map import NameMap
+from mim_jax.interop.positions import FIXED
 from mim_jax.interop.references.param_groups import block_count, group_rows
 from mim_jax.interop.rules import PATCHES, dense, norm, same, timm_block, under
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import patch_sizes, vit_config
 from mim_jax.masking.mask import mask_from_noise
 from mim_jax.masking.random import visible_count
-from mim_jax.methods.base import Output, Variables
+from mim_jax.methods.base import Method, Output, Variables
+from mim_jax.methods.finetune import Finetune
 from mim_jax.methods.mae import MAE
 from mim_jax.methods.transformers import vit_groups
 from mim_jax.models.classifier import Classifier
@@ -46,16 +51,37 @@ PROBE = (
     *same("head.0.running_mean", "probe/batch_stats/norm/mean"),
     *same("head.0.running_var", "probe/batch_stats/norm/var"),
 )
-
-FIXED = "the fixed sin-cos table is computed, not stored"
 PRETRAIN_NAMES = NameMap(
     rules=under("params", BACKBONE + DECODER), computed={"pos_embed": FIXED, "decoder_pos_embed": FIXED}
+)
+ENCODER_NAMES = NameMap(
+    rules=under("params", BACKBONE),
+    computed={"pos_embed": FIXED},
+    ignored={r"^(decoder_|mask_token$)": "the decoder, which is no part of the encoder"},
 )
 CLASSIFIER_NAMES = NameMap(rules=under("params", (*CLASSIFIER, *dense("head", "head"))))
 PROBE_NAMES = NameMap(
     rules=(*under("backbone/params", CLASSIFIER), *PROBE),
     ignored={r"^head\.0\.num_batches_tracked$": "a counter that a batch norm with fixed momentum does not use"},
 )
+
+
+def layout(method: MAE) -> Layout:
+    """The pretrained network: encoder, decoder, and both position tables."""
+    widths = {"pos_embed": method.model.width, "decoder_pos_embed": method.decoder_width}
+    tables = {name: sincos_2d(method.model.grid, width)[None] for name, width in widths.items()}
+    return Layout(PRETRAIN_NAMES, patch_sizes(method.model), tables)
+
+
+def encoder_layout(method: Method) -> Layout:
+    """The encoder alone, as it is published."""
+    tables = {"pos_embed": sincos_2d(method.model.grid, method.model.width)[None]}
+    return Layout(ENCODER_NAMES, patch_sizes(method.model), tables)
+
+
+def classifier_layout(config: VitConfig) -> Layout:
+    """The fine-tuned network."""
+    return Layout(CLASSIFIER_NAMES, patch_sizes(config))
 
 
 def pretraining(case: Case) -> Subject:
@@ -69,8 +95,6 @@ def pretraining(case: Case) -> Subject:
         decoder_heads=c["decoder_heads"],
     )
     method = MAE.from_config({k: v for k, v in dataclasses.asdict(model).items()}, section)
-    widths = {"pos_embed": model.width, "decoder_pos_embed": method.decoder_width}
-    tables = {name: sincos_2d(model.grid, width)[None] for name, width in widths.items()}
 
     def inputs(arrays: Mapping[str, Any]):
         noise = jnp.asarray(arrays["noise"])
@@ -79,7 +103,7 @@ def pretraining(case: Case) -> Subject:
         mask = mask_from_noise(noise, visible_count(model.tokens, method.mask_ratio), model.grid)
         return {"image": jnp.asarray(arrays["images"])}, {"mask": mask, "drop_path": None}
 
-    return Subject(method, Layout(PRETRAIN_NAMES, patch_sizes(model), tables), inputs, outputs)
+    return Subject(method, layout(method), inputs, outputs)
 
 
 def outputs(output: Output) -> dict[str, Any]:
@@ -98,7 +122,7 @@ def classifier(case: Case, classes: int) -> tuple[Classifier, VitConfig]:
 
 def run_finetune(case: Case):
     model, config = classifier(case, int(case.config["classes"]))
-    return finetune.run(case, model, Layout(CLASSIFIER_NAMES, patch_sizes(config)))
+    return finetune.run(case, model, classifier_layout(config))
 
 
 def run_linear_probe(case: Case):
@@ -114,15 +138,13 @@ def parameter_groups(content: Mapping[str, Any]) -> list[Row]:
         config = VitConfig(image_size=(8, 8), patch_size=(4, 4), width=4, depth=depth, heads=1)
         like = jax.eval_shape(Classifier(config, 2).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
         groups = dataclasses.replace(vit_groups(depth), no_decay=(r"encoder/(cls_token|pos_embed)$",))
-        layout = Layout(CLASSIFIER_NAMES, patch_sizes(config))
-        rows += group_rows("fine-tuning", content["groups"], content, layout, like, groups)
+        rows += group_rows("fine-tuning", content["groups"], content, classifier_layout(config), like, groups)
     if "pretraining_weight_decay" in content:
         decays = {k: {"weight_decay": v} for k, v in content["pretraining_weight_decay"]["groups"].items()}
         config = VitConfig((8, 8), 3, (4, 4), width=4, depth=block_count(decays, "blocks"), heads=1)
         mae = MAE(config, decoder_width=4, decoder_depth=block_count(decays, "decoder_blocks"), decoder_heads=1)
         like = Variables(params=jax.eval_shape(mae.init, jax.random.key(0), {"image": jnp.zeros((1, 8, 8, 3))}).params)
-        layout = Layout(PRETRAIN_NAMES, patch_sizes(config))
-        rows += group_rows("pretraining", decays, content, layout, like, mae.param_groups())
+        rows += group_rows("pretraining", decays, content, layout(mae), like, mae.param_groups())
     return rows
 
 
@@ -141,4 +163,58 @@ SYSTEM = System(
         "lars": lars.run,
     },
     references=((is_parameter_groups, parameter_groups),),
+)
+
+
+def shows(arrays: Arrays) -> dict[str, Any]:
+    """Sizes of encoder and decoder."""
+    widths, depths = {"decoder_embed.weight": "method.decoder_width"}, {"decoder_blocks.": "method.decoder_depth"}
+    return authors.vit_shows(arrays) | authors.sizes_show(arrays, widths, depths)
+
+
+def encoder_refusal(method: Method, positions: tuple[str, ...] = ("sincos",)) -> str:
+    """What the authors' encoder cannot be."""
+    return authors.vit_needs(method.model, {**authors.PLAIN, "positions": positions})
+
+
+def refusal(method: MAE) -> str:
+    """What the authors' MAE cannot be."""
+    own = authors.needs(method, {"target": ("norm_pix", "pixel"), "encoder_mask_tokens": (False,)}, "method")
+    return own or encoder_refusal(method)
+
+
+def classifier_refusal(method: Finetune) -> str:
+    """What the authors' classifier cannot be; fine-tuning makes fixed positions trainable."""
+    return encoder_refusal(method, ("sincos", "learned", "learned_sincos"))
+
+
+ENCODER_FILE = ("cls_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias")
+FORMATS = (
+    authors.checkpoint(
+        "mae",
+        "all",
+        accepts=lambda arrays: has(arrays, "cls_token", "decoder_embed.weight", "decoder_pred.weight"),
+        shows=shows,
+        layout=layout,
+        refusal=refusal,
+        methods=("mae",),
+    ),
+    authors.checkpoint(
+        "mae",
+        "encoder",
+        accepts=lambda arrays: has(arrays, *ENCODER_FILE) and "head.weight" not in arrays,
+        shows=authors.vit_shows,
+        layout=encoder_layout,
+        refusal=encoder_refusal,
+        methods=("mae",),
+    ),
+    authors.checkpoint(
+        "mae",
+        "classifier",
+        accepts=lambda arrays: has(arrays, "cls_token", "pos_embed", "head.weight", "blocks.0.attn.qkv.bias"),
+        shows=authors.vit_shows,
+        layout=lambda method: classifier_layout(method.model),
+        refusal=classifier_refusal,
+        settings=lambda arrays: {"method": authors.classifier_method(arrays)},
+    ),
 )

@@ -1,4 +1,4 @@
-"""facebookresearch/SlowFast (MaskFeat on images) and mmpretrain's HOG: names of the arrays, and how the cases read."""
+"""facebookresearch/SlowFast (MaskFeat on images) and mmpretrain's HOG: names of the arrays, checkpoints, cases."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop import authors
+from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Result
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import hog, pretrain
 from mim_jax.interop.name_map import NameMap
 from mim_jax.interop.references import mask_statistics
@@ -21,6 +24,7 @@ from mim_jax.interop.vit_case import masked_rows, patch_sizes, vit_config
 from mim_jax.masking.mask import Mask
 from mim_jax.methods.base import Output
 from mim_jax.methods.maskfeat import MaskFeat
+from mim_jax.targets.hog import SOBEL
 
 NAMES = NameMap(
     rules=under(
@@ -35,8 +39,16 @@ NAMES = NameMap(
             *dense("pred_head.projections.0", "head/linear"),
         ),
     ),
-    ignored={r"^hogs\.": "constant kernels, checked by the cases of kind 'hog'"},
+    computed=dict.fromkeys(("hogs.0.weight_x", "hogs.0.weight_y"), "constant kernels, computed"),
 )
+
+
+def layout(method: MaskFeat) -> Layout:
+    """The pretrained network, and the kernels by which it takes gradients where it predicts them."""
+    kernels = (np.asarray(SOBEL, np.float32), np.asarray(SOBEL, np.float32).T)
+    stacked = (np.broadcast_to(kernel, (3, 1, 3, 3)) for kernel in kernels)
+    tables = dict(zip(NAMES.computed, stacked, strict=True)) if method.target == "hog" else {}
+    return Layout(NAMES, patch_sizes(method.model), tables)
 
 
 def pretraining(case: Case) -> Subject:
@@ -58,7 +70,7 @@ def pretraining(case: Case) -> Subject:
             "drop_path": None,
         }
 
-    return Subject(method, Layout(NAMES, patch_sizes(method.model)), inputs, outputs)
+    return Subject(method, layout(method), inputs, outputs)
 
 
 def outputs(output: Output) -> dict[str, Any]:
@@ -80,4 +92,29 @@ SYSTEM = System(
     upstream="facebookresearch/SlowFast",
     kinds={"pretrain": run, "hog": hog.run},
     references=(mask_statistics.reference(mask_statistics.blocks()),),
+)
+
+
+def refusal(method: MaskFeat) -> str:
+    """What the authors' network cannot be; bins and cells are constants of their code."""
+    hog: authors.Allowed = {"hog_bins": (9,), "hog_cell": (8,), "gaussian_window": (0,)}
+    own = authors.needs(method, hog, "method") if method.target == "hog" else ""
+    return own or authors.vit_needs(method.model, {**authors.PLAIN, "positions": ("learned",), "channels": (3,)})
+
+
+def accepts(arrays: Arrays) -> bool:
+    return has(arrays, "mask_token", "pos_embed", "pred_head.projections.0.weight")
+
+
+FORMATS = (
+    authors.checkpoint(
+        "maskfeat",
+        "all",
+        accepts=accepts,
+        shows=authors.vit_shows,
+        layout=layout,
+        refusal=refusal,
+        nest=lambda arrays: {"model_state": arrays},
+        methods=("maskfeat",),
+    ),
 )

@@ -1,4 +1,4 @@
-"""microsoft/SimMIM and microsoft/Swin-Transformer: names of the arrays, and how their reference cases read."""
+"""microsoft/SimMIM and microsoft/Swin-Transformer: names of the arrays, checkpoints, and how reference cases read."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from mim_jax.errors import VerifyError
+from mim_jax.interop import authors
+from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Result, Row
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import finetune, pretrain, train
 from mim_jax.interop.kinds.pos_resize import pair
 from mim_jax.interop.name_map import NameMap, Rule
+from mim_jax.interop.positions import relative_indices
 from mim_jax.interop.references import mask_statistics
 from mim_jax.interop.references.param_groups import group_rows
 from mim_jax.interop.rules import PATCHES, beit_block, dense, norm, same, under
-from mim_jax.interop.swin_case import swin_config, swin_rules, swin_tables
+from mim_jax.interop.swin_case import swin_config, swin_rules, swin_shows, swin_tables
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import beit_settings, vit_config
 from mim_jax.masking.mask import Mask
 from mim_jax.masking.units import unit_grid, unit_mask
-from mim_jax.methods.base import Output, ParamGroups, Variables
+from mim_jax.methods.base import Method, Output, ParamGroups, Variables
+from mim_jax.methods.finetune import Finetune
 from mim_jax.methods.hierarchical import last_tokens, swin_finetune_groups
 from mim_jax.methods.simmim import VIT, SimMIM
 from mim_jax.methods.transformers import vit_groups
@@ -32,7 +37,6 @@ from mim_jax.models.classifier import Classifier
 from mim_jax.models.swin import SwinClassifier
 from mim_jax.models.swin_config import ARCHS, SwinConfig
 from mim_jax.models.vit_config import VitConfig
-from mim_jax.nn.relative import relative_index
 from mim_jax.targets.local_norm import local_norm
 
 Encoder = VitConfig | SwinConfig
@@ -57,7 +61,7 @@ def vit_rules(prefix: str = "") -> tuple[Rule, ...]:
 def layout(config: Encoder, rest: tuple[Rule, ...], prefix: str = "") -> Layout:
     """Names and fixed arrays of an encoder and of what follows it."""
     if isinstance(config, VitConfig):
-        rules, fixed = vit_rules(prefix), vit_tables(config, prefix)
+        rules, fixed = vit_rules(prefix), relative_indices(config, prefix)
     else:
         rules, fixed = swin_rules(prefix), swin_tables(config, prefix)
     names = NameMap(rules=under("params", (*rules, *rest)), computed=dict.fromkeys(fixed, FIXED))
@@ -65,11 +69,15 @@ def layout(config: Encoder, rest: tuple[Rule, ...], prefix: str = "") -> Layout:
     return Layout(names, sizes, fixed)
 
 
-def vit_tables(config: VitConfig, prefix: str) -> dict[str, Any]:
-    """The index of each relative table."""
-    where = {"none": [], "shared": ["rel_pos_bias"], "per_block": [f"blocks.{i}.attn" for i in range(config.depth)]}
-    index = relative_index(config.grid, config.cls_token)
-    return {f"{prefix}{name}.relative_position_index": index for name in where[config.relative_bias]}
+def pretrain_layout(method: SimMIM) -> Layout:
+    """The pretrained network."""
+    return layout(method.model, HEAD, "encoder.")
+
+
+def classifier_layout(config: Encoder) -> Layout:
+    """The fine-tuned network; a vision transformer has a norm between encoder and head."""
+    own = () if isinstance(config, SwinConfig) else norm("fc_norm", "fc_norm")
+    return layout(config, (*own, *dense("head", "head")))
 
 
 def encoder_config(case: Case) -> Encoder:
@@ -116,7 +124,7 @@ def pretraining(case: Case) -> Subject:
         features = output.trace["latent"].reshape(-1, *grid, width)
         return {"features": features, **{name: output.trace[name] for name in ("reconstruction", "target")}}
 
-    return Subject(method, layout(model, HEAD, "encoder."), inputs, outputs)
+    return Subject(method, pretrain_layout(method), inputs, outputs)
 
 
 def run_norm_targets(case: Case) -> Result:
@@ -126,16 +134,13 @@ def run_norm_targets(case: Case) -> Result:
 
 def run_finetune(case: Case) -> Result:
     """A classifier on either family of encoders."""
-    config, classes = encoder_config(case), int(case.config["classes"])
-    model, rest = classifier(config, classes)
-    return finetune.run(case, model, layout(config, rest))
+    config = encoder_config(case)
+    return finetune.run(case, classifier(config, int(case.config["classes"])), classifier_layout(config))
 
 
-def classifier(config: Encoder, classes: int) -> tuple[Any, tuple[Rule, ...]]:
-    """What fine-tuning trains, and the names of what it adds to the encoder."""
-    if isinstance(config, SwinConfig):
-        return SwinClassifier(config, classes), dense("head", "head")
-    return Classifier(config, classes), (*norm("fc_norm", "fc_norm"), *dense("head", "head"))
+def classifier(config: Encoder, classes: int) -> Any:
+    """What fine-tuning trains."""
+    return SwinClassifier(config, classes) if isinstance(config, SwinConfig) else Classifier(config, classes)
 
 
 def draw_units(key: jax.Array, count: int, config: Mapping[str, Any]) -> Any:
@@ -169,13 +174,13 @@ def parameter_groups(content: Mapping[str, Any]) -> list[Row]:
         image = {"image": jnp.zeros((1, *model.image_size, 3))}
         like = Variables(params=jax.eval_shape(method.init, key, image).params)
         rows += group_rows(
-            f"{arch}, pretraining", decays, settings, layout(model, HEAD, "encoder."), like, method.param_groups()
+            f"{arch}, pretraining", decays, settings, pretrain_layout(method), like, method.param_groups()
         )
         model = small(arch, blocks, finetuning=True)
-        module, rest = classifier(model, 2)
-        like = jax.eval_shape(module.init, key, image["image"])
+        like = jax.eval_shape(classifier(model, 2).init, key, image["image"])
         settings = {**settings, "layer_decay": entry["fine-tuning layer decay"]}
-        rows += group_rows(f"{arch}, fine-tuning", tuned, settings, layout(model, rest), like, finetune_groups(model))
+        groups = finetune_groups(model)
+        rows += group_rows(f"{arch}, fine-tuning", tuned, settings, classifier_layout(model), like, groups)
     return rows
 
 
@@ -200,4 +205,64 @@ SYSTEM = System(
         "norm_targets": run_norm_targets,
     },
     references=((is_parameter_groups, parameter_groups), mask_statistics.reference(draw_units)),
+)
+
+
+def shows(arrays: Arrays, prefix: str = "") -> dict[str, Any]:
+    """Sizes of either encoder."""
+    swin = any(name.startswith(f"{prefix}layers.") for name in arrays)
+    return swin_shows(arrays, prefix) if swin else authors.vit_shows(arrays, prefix)
+
+
+def refusal(method: Method) -> str:
+    """What neither of the authors' encoders can be."""
+    if isinstance(method.model, SwinConfig):
+        return authors.needs(method.model, {"layer_norm_eps": (1e-5,)})
+    return authors.vit_needs(method.model, {**authors.BEIT, "positions": ("learned", "none")})
+
+
+def pretrain_refusal(method: SimMIM) -> str:
+    """What the authors' SimMIM cannot be: its head paints squares."""
+    rows, columns = last_tokens(method.model)[1]
+    return refusal(method) or ("" if rows == columns else f"its patches are squares, not {rows} x {columns}")
+
+
+def classifier_refusal(method: Finetune) -> str:
+    """What the authors' classifiers cannot be: all of them average the tokens."""
+    return refusal(method) or authors.needs(method, {"pooling": ("mean",)}, "method")
+
+
+def is_classifier(arrays: Arrays) -> bool:
+    """A fine-tuned network of either family."""
+    swin = has(arrays, "layers.0.blocks.0.attn.qkv.weight", "head.weight")
+    vit = has(arrays, "cls_token", "blocks.0.attn.qkv.weight", "fc_norm.weight", "head.weight")
+    return swin or (vit and "blocks.0.attn.qkv.bias" not in arrays and "pos_embed" not in arrays)
+
+
+def classifier_settings(arrays: Arrays) -> dict[str, Any]:
+    """Classes; and what fine-tuning a vision transformer switches on."""
+    if "cls_token" not in arrays:
+        return {"method": {"classes": len(arrays["head.weight"])}}
+    return {"method": authors.classifier_method(arrays), "model": authors.beit_model(arrays) | {"init": "beit"}}
+
+
+FORMATS = (
+    authors.checkpoint(
+        "simmim",
+        "all",
+        accepts=lambda arrays: has(arrays, "encoder.mask_token", "decoder.0.weight"),
+        shows=lambda arrays: shows(arrays, "encoder."),
+        layout=pretrain_layout,
+        refusal=pretrain_refusal,
+        methods=("simmim",),
+    ),
+    authors.checkpoint(
+        "simmim",
+        "classifier",
+        accepts=is_classifier,
+        shows=shows,
+        layout=lambda method: classifier_layout(method.model),
+        refusal=classifier_refusal,
+        settings=classifier_settings,
+    ),
 )
