@@ -1,7 +1,7 @@
 """Every system in every weight format: the largest difference between both sides, and whether what went out came back.
 
     python tools/weights_matrix.py                      prints the table as Markdown
-    python tools/weights_matrix.py --json OUT.json      and writes the cells
+    python tools/weights_matrix.py --json OUT.json      and writes the cells, beside those that are there
     python tools/weights_matrix.py --only MAE BEiT      some systems
 
 Tiny models with random weights; needs the extra 'interop' for the comparisons.
@@ -26,7 +26,8 @@ def main() -> None:
     args = parser.parse_args()
     print("| system | " + " | ".join(f"{TITLES.get(to, to)} {part}".strip() for to, part in COLUMNS) + " |")
     print("|" + "---|" * (len(COLUMNS) + 1), flush=True)
-    found = {}
+    out = Path(args.json) if args.json else None
+    found = json.loads(out.read_text(encoding="utf-8")) if out and out.exists() else {}
     for subject in args.only:
         row = dict(cells(subject))
         print(f"| {subject} | " + " | ".join(row[column].text() for column in COLUMNS) + " |", flush=True)
@@ -34,8 +35,9 @@ def main() -> None:
             if cell.failed:
                 print(f"\n{subject}, {to} {part}: {cell.failed}\n", flush=True)
         found[subject] = {"/".join(filter(None, column)): dataclasses.asdict(cell) for column, cell in row.items()}
-    if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if out:
+            ordered = {name: found[name] for name in SUBJECTS if name in found}
+            out.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_classifier(tmp_path, stem):
 
 def their_classifier(folder, stem):
     sizes = dict(hidden_sizes=[8, 16], depths=[1, 2], num_labels=3)
-    own = dict(embedding_size=8) if stem == "ResNet" else dict(num_stages=2, image_size=32)
+    own = dict(embedding_size=8) if stem == "ResNet" else dict(num_stages=2, image_size=32, layer_norm_eps=1e-6)
     source = foreign(folder, f"{stem}ForImageClassification", **sizes, **own)
     # A ResNet's config does not know the size of the images.
     (source / "preprocessor_config.json").write_text('{"size": {"shortest_edge": 32}, "image_mean": [0.1, 0.2, 0.3]}')

@@ -80,8 +80,15 @@ def test_encoder_without_a_final_norm(tmp_path):
     run = tiny_run(tmp_path / "run", "maskfeat", VIT, dict(hog_cell=4))
     for done in round_trip(tmp_path, run, "timm", "maskfeat", overrides=("method.hog_cell=4",)):
         assert_compared(done, *BLOCKS, "tokens")
-    run = tiny_run(tmp_path / "tuned", "finetune", VIT, dict(classes=5))
-    assert_compared(export_run(run, tmp_path / "other", to="timm", part="encoder"), *BLOCKS, "tokens")
+
+
+@pytest.mark.parametrize("model", [{}, dict(qkv_bias="qv", relative_bias="per_block", positions="none")])
+def test_encoder_tuned_by_the_mean(tmp_path, model):
+    """Its norm comes after the mean, and is part of the classifier."""
+    run = tiny_run(tmp_path / "run", "finetune", {**VIT, **model}, dict(classes=5))
+    done = round_trip(tmp_path, run, "timm", "finetune", part="encoder", overrides=("method.classes=5",))
+    for each in done:
+        assert_compared(each, *BLOCKS, "tokens")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def writer(run: Run, to: str, part: str) -> tuple[str, str, Callable[[Path], Non
         return f"{PROGRAMS[to].NAME}", part, partial(PROGRAMS[to].write, run=run, function=function)
     if part == "classifier" and run.method.name != "finetune":
         raise ConfigError(f"a run of {run.method.name} has no classifier; take --part encoder or all")
-    return f"{to} under our names", part, partial(arrays.write, run=run, part=part, kind=to)
+    return to, part, partial(arrays.write, run=run, part=part, kind=to)
 
 
 def prove(run: Run, to: str, part: str, folder: Path, tolerance: float) -> Proof:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Format
+from mim_jax.interop.format import Arrays, Format, nothing
 from mim_jax.interop.huggingface.common import final_norm
 from mim_jax.interop.rules import PATCHES, beit_block, dense, norm, same
 from mim_jax.interop.source import Source
@@ -90,31 +92,33 @@ def settings(classifier: bool) -> Callable[[Source], dict[str, dict[str, Any]]]:
         )
         table = source.state().get("pos_embed") if found["use_abs_pos_emb"] else None
         model = plain.model_settings(found, table, classifier, **kind)
-        pool = {**found, "fc_norm": found["use_fc_norm"], "final_norm": True}
-        method = {"pooling": plain.pooling(source, pool), "classes": found["num_classes"]} if classifier else {}
+        norms = {"fc_norm": found["use_fc_norm"], "final_norm": True}
+        method = plain.method_settings(source, {**found, **norms}, classifier)
         return {"model": model, "method": method, "data": common.pixels(found, found["in_chans"])}
 
     return read
 
 
-def refusal(classifier: bool) -> Callable[[Method], str]:
+def refusal(method: Method) -> str:
     """`Format.refusal`."""
+    c = method.model
+    if not isinstance(c, VitConfig):
+        return "the encoder is no vision transformer"
+    if not c.cls_token:
+        return "it has a class token"
+    if c.qkv_bias == "full" or (c.qkv_bias == "none" and c.relative_bias == "none"):
+        return "its keys alone have no bias, or it has relative positions"
+    if c.layer_norm_eps != FAMILY.exported[USUAL]:
+        return f"its layer norms have an epsilon of 1e-06, not {c.layer_norm_eps}"
+    return ""
 
-    def reason(method: Method) -> str:
-        c = method.model
-        if not isinstance(c, VitConfig):
-            return "the encoder is no vision transformer"
-        if not c.cls_token:
-            return "it has a class token"
-        if c.qkv_bias == "full" or (c.qkv_bias == "none" and c.relative_bias == "none"):
-            return "its keys alone have no bias, or it has relative positions"
-        if c.layer_norm_eps != FAMILY.exported[USUAL]:
-            return f"its layer norms have an epsilon of 1e-06, not {c.layer_norm_eps}"
-        if not classifier and not final_norm(method):
-            return "its encoder ends with a norm"
-        return ""
 
-    return reason
+def head_norm(method: Method, arrays: Arrays) -> Arrays:
+    """`Format.buffers` of an encoder: where it has no norm of its own, timm has one after pooling, which changes no
+    more than a norm must."""
+    width = method.model.width
+    idle = {"fc_norm.weight": np.ones(width, np.float32), "fc_norm.bias": np.zeros(width, np.float32)}
+    return {} if final_norm(method) else idle
 
 
 def config(classifier: bool) -> Callable[[Method], dict[str, Any]]:
@@ -122,7 +126,7 @@ def config(classifier: bool) -> Callable[[Method], dict[str, Any]]:
 
     def write(method: Any) -> dict[str, Any]:
         c: VitConfig = method.model
-        mean = classifier and method.pooling == "mean"
+        mean = method.pooling == "mean" if classifier else not final_norm(method)
         arguments = plain.sizes(c) | dict(
             num_classes=method.classes if classifier else 0,
             qkv_bias=c.qkv_bias == "qv",
@@ -143,10 +147,12 @@ FORMATS = tuple(
         "classifier" if classifier else "encoder",
         accepts=FAMILY.holds_classifier if classifier else FAMILY.holds,
         settings=settings(classifier),
-        refusal=refusal(classifier),
+        refusal=refusal,
         layout=plain.layout(ENCODER, classifier),
         config=config(classifier),
         theirs=modules.probe(FAMILY),
+        ours=None if classifier else plain.tokens_of,
+        buffers=nothing if classifier else head_norm,
     )
     for classifier in (False, True)
 )

@@ -49,6 +49,13 @@ def model_settings(found: dict[str, Any], table: np.ndarray | None, trained: boo
     return {**model, **resized, "positions": kind_found}
 
 
+def method_settings(source: Source, found: dict[str, Any], classifier: bool) -> dict[str, Any]:
+    """The method section: of a classifier; of an encoder without a final norm, which fine-tuning alone can have."""
+    if classifier:
+        return {"pooling": pooling(source, found), "classes": found["num_classes"]}
+    return {"pooling": "mean"} if found["fc_norm"] or not found["final_norm"] else {}
+
+
 def pooling(source: Source, found: dict[str, Any]) -> str:
     """How fine-tuning pools: by the class token after the norm, or by the mean of the patches before one.
 

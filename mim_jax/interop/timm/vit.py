@@ -117,7 +117,7 @@ def settings(classifier: bool) -> Callable[[Source], dict[str, dict[str, Any]]]:
             kind["activation"] = found["act_layer"]
         table = state(source).get("pos_embed") if found["pos_embed"] == "learn" else None
         model = plain.model_settings(found, table, classifier, **kind)
-        method = {"pooling": plain.pooling(source, found), "classes": found["num_classes"]} if classifier else {}
+        method = plain.method_settings(source, found, classifier)
         return {"model": model, "method": method, "data": common.pixels(found, found["in_chans"])}
 
     return read
