@@ -45,6 +45,9 @@ SMALL = {
 }
 
 
+SMALL["maskfeat"] = ("maskfeat", VIT, dict(hog_cell=2))  # its final norm is a part of its head
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A tiny run of a kind, made once."""
@@ -78,6 +81,9 @@ def test_arrays_are_those_of_the_run(runs, tmp_path, kind):
 def test_the_encoder_alone_has_no_decoder(runs, tmp_path):
     export_run(runs("mae"), tmp_path / "out", to="npz", part="encoder")
     assert {name.split("/")[1] for name in np.load(tmp_path / "out" / "weights.npz")} == {"encoder"}
+    export_run(runs("ibot"), tmp_path / "ibot", to="npz", part="encoder")
+    names = list(np.load(tmp_path / "ibot" / "weights.npz"))
+    assert names and all(name.startswith("extra/teacher/encoder/") for name in names)
 
 
 @pytest.mark.parametrize("name", ["mae", "ibot", "resnet"])

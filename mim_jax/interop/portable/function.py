@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.interpreters import partial_eval
 
 from mim_jax.errors import ConfigError
 from mim_jax.methods.base import Variables
@@ -49,23 +51,33 @@ def part_function(run: Run, part: str) -> PartFunction:
 
 
 def part_weights(run: Run, part: str) -> dict[str, Any]:
-    """Arrays by path, `params/...` and `extra/...`; of an encoder all that `encode` reads."""
-    method, variables = run.method, run.variables
+    """Arrays by path, `params/...` and `extra/...`; of an encoder those of every module that `encode` reads."""
+    everything = flat(Variables(params=run.variables.params, extra=run.variables.extra))
     if part != "encoder":
-        return flat(Variables(params=variables.params, extra=variables.extra))
-    extra = variables.extra
-    if method.encoder_copies:  # the encoder is judged by its moving average
-        top = {path.partition("/")[0] for path in method.encoder_copies}
-        kept = flat({name: extra[name] for name in top})
-        paths = {name: leaf for name, leaf in kept.items() if name.startswith(method.encoder_copies[0])}
-        found = {f"extra/{name}": leaf for name, leaf in paths.items()}
-    else:
-        found = {f"params/encoder/{name}": leaf for name, leaf in flat(variables.params["encoder"]).items()}
-        found |= {f"params/fc_norm/{n}": leaf for n, leaf in flat(variables.params.get("fc_norm", {})).items()}
-    if method.encoder_statistics:
-        own = flat(extra.get(method.encoder_statistics, {}))
-        found |= {f"extra/{method.encoder_statistics}/{name}": leaf for name, leaf in own.items()}
-    return found
+        return everything
+    modules = {_module(path) for path in _read_by_encode(run, everything)}
+    return {path: leaf for path, leaf in everything.items() if _module(path) in modules}
+
+
+def _module(path: str) -> str:
+    """The module that a leaf belongs to: 'params/encoder', 'extra/teacher/encoder'."""
+    parts = path.split("/")
+    return "/".join(parts[: 3 if parts[0] == "extra" and len(parts) > 3 else 2])
+
+
+def _read_by_encode(run: Run, everything: Mapping[str, Any]) -> list[str]:
+    """The paths of all arrays on which the features depend (a method may keep its final norm in its head)."""
+    shape = run.method.views()["image"].array(1)[-3:]
+
+    def features(weights: Mapping[str, Any], images: Any) -> Any:
+        tree = nested(weights)
+        found = run.method.encode(tree.get("params", {}), images, extra=tree.get("extra", {}))
+        return [value for value in (found.cls, found.patches, found.pooled) if value is not None]
+
+    program = jax.make_jaxpr(features)(dict(everything), jnp.zeros((1, *shape)))
+    _, used = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.out_avals))
+    # Arguments lie in the order in which jax flattens a dict: sorted by key.
+    return [path for path, needed in zip(sorted(everything), used, strict=False) if needed]
 
 
 def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
