@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mim_jax.models.conv_config import ConvConfig
@@ -70,7 +71,9 @@ class ResNet(nn.Module):
         x = keep(conv("conv1", c.stem_width, kernel, stride, dtype=c.dtype)(x), active)
         x = nn.relu(BatchNorm(self.running, c.dtype, name="bn1")(x, active))
         if c.stem_stride == 4:
-            x = keep(nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), active)
+            # Padded by hand and called by name: jax2onnx forgets a padding of pools, and takes no unnamed arguments.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+            x = keep(nn.max_pool(x, window_shape=(3, 3), strides=(2, 2)), active)
         rates, number, maps = drop_path_rates(c.drop_path_rate, sum(c.depth)), 0, []
         for stage, (width, depth) in enumerate(zip(c.width, c.depth, strict=True)):
             for i in range(depth):

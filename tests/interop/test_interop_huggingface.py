@@ -26,7 +26,7 @@ SIZES = {"p": PATCH, "q": PATCH, "c": 3}
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(torchvision_operators):
     """Theirs, with noise on every parameter so that nothing is exactly 0 or 1."""
     config = transformers.ViTMAEConfig(
         hidden_size=WIDTH,

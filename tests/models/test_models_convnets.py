@@ -80,7 +80,7 @@ def test_decoder_block_equals_torch():
     np.testing.assert_allclose(found, y.numpy().transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
 
 
-def test_dense_resnet_equals_transformers():
+def test_dense_resnet_equals_transformers(torchvision_operators):
     """Basic blocks, whole images that are no squares, running statistics: what evaluation uses."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     theirs = transformers.ResNetModel(
