@@ -10,7 +10,15 @@ import sys
 import pyarrow.parquet as parquet
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+# transformers imports torchvision where it is installed; beside a torch for CPUs alone its compiled operators are
+# missing. Nothing here calls them, so declaring them is enough.
+LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+for name in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, name):
+        LIBRARY.define(f"{name}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+
+from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
 
 
 def main(folder: str, pattern: str, batch: int = 500) -> None:
