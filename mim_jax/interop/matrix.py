@@ -28,6 +28,7 @@ RESNET = dict(arch="resnet", block="basic", width=(64, 128, 256, 512), depth=(1,
 CONVNEXT = dict(arch="convnext", width=(8, 16, 32, 64), depth=(1, 1, 1, 1), stem_stride=4, layer_scale=0.1)
 SWIN = dict(patch_size=4, width=16, depths=(2, 2), heads=(2, 4), window_size=4)
 BEIT = dict(qkv_bias="qv", layer_scale=0.1, positions="none", relative_bias="per_block", init="beit")
+SETTINGS = ("decoder_width",)  # keys below that belong to the method section: four stages need a wide decoder
 # Systems by what their users call them: a registered method, and keys of its tiny model section.
 SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "MAE": ("mae", {}),
@@ -40,8 +41,8 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "MaskFeat": ("maskfeat", {}),
     "iBOT": ("ibot", {}),
     "I-JEPA": ("ijepa", {}),
-    "SparK (ResNet)": ("spark", dict(image_size=(64, 64), zero_init=False, **RESNET)),
-    "SparK (ConvNeXt)": ("spark", dict(image_size=(64, 64), **CONVNEXT)),
+    "SparK (ResNet)": ("spark", dict(image_size=(64, 64), zero_init=False, decoder_width=32, **RESNET)),
+    "SparK (ConvNeXt)": ("spark", dict(image_size=(64, 64), decoder_width=32, **CONVNEXT)),
     "fine-tuned ViT": ("finetune", {}),
     "fine-tuned BEiT": ("finetune", BEIT),
     "fine-tuned Swin": ("finetune", dict(arch="swin", image_size=(32, 32), **SWIN)),
@@ -77,10 +78,9 @@ class Cell:
         return f"{self.form} {'' if self.worst is None else f'{self.worst:.0e}' if self.worst else 'equal'}".strip()
 
 
-def tiny_run(out: Path, method: Method) -> Path:
+def random_run(out: Path, config: ConfigDict) -> Path:
     """A run with random weights: no leaf is constant, no two are alike, variances are positive."""
-    config = config_of_method(method)
-    variables = fresh_variables(config, registry.build(config))
+    method = registry.build(config)
     random = np.random.default_rng(3)
 
     def noisy(path: tuple, leaf: Any) -> Any:
@@ -89,16 +89,17 @@ def tiny_run(out: Path, method: Method) -> Path:
         noise = random.standard_normal(leaf.shape).astype(np.float32)
         return abs(leaf + 0.1 * noise) + 0.5 if "var" in str(path[-1]) else leaf + 0.1 * noise
 
-    write_run(out, config, method, jax.tree_util.tree_map_with_path(noisy, variables), {"library": "none"})
+    variables = jax.tree_util.tree_map_with_path(noisy, fresh_variables(config, method))
+    write_run(out, config, method, variables, {"library": "none"})
     return out
 
 
 def cells(subject: str, columns: tuple[tuple[str, str], ...] = COLUMNS) -> Iterator[tuple[tuple[str, str], Cell]]:
     """A row of the matrix: ((target, part), what came of it)."""
     name, model = SUBJECTS[subject]
-    method = _method(name, model)
+    config = config_of_method(_method(name, model))
     with tempfile.TemporaryDirectory() as folder:
-        run = tiny_run(Path(folder) / "run", method)
+        run = random_run(Path(folder) / "run", config)
         for number, (to, part) in enumerate(columns):
             try:
                 cell = _cell(run, Path(folder) / str(number), to, part, name)
@@ -108,9 +109,11 @@ def cells(subject: str, columns: tuple[tuple[str, str], ...] = COLUMNS) -> Itera
 
 
 def _method(name: str, model: dict[str, Any]) -> Method:
-    """The tiny method; SparK's decoder must be wide enough for the four stages that the libraries' networks have."""
+    """The tiny method, or with a width of its decoder among the settings of the model, that one."""
+    own = {key: model[key] for key in SETTINGS if key in model}
     made = registry.method_class(name)
-    return made.from_config(model, {"decoder_width": 32}) if name == "spark" else made.tiny(**model)
+    sizes = {key: value for key, value in model.items() if key not in own}
+    return made.from_config(sizes, own) if own else made.tiny(**sizes)
 
 
 def _cell(run: Path, folder: Path, to: str, part: str, method: str) -> Cell:

@@ -6,35 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from mim_jax.interop.exporting import Exported, export_run
 from mim_jax.interop.format import formats
-from mim_jax.interop.imported import config_of, write_run
+from mim_jax.interop.imported import config_of
 from mim_jax.interop.importing import Imported, import_run
-from mim_jax.methods import registry
+from mim_jax.interop.matrix import random_run
 from mim_jax.training.groups import flat
-from mim_jax.training.runs import fresh_variables, load_run
+from mim_jax.training.runs import load_run
 
 VIT = dict(image_size=(16, 16), patch_size=(4, 4), width=16, depth=2, heads=2)
 
 
 def tiny_run(out: Path, method: str, model: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Path:
-    """A run with random weights: no leaf is constant, no two are alike, variances are positive."""
-    config = config_of(method, {"model": model, "method": settings or {}})
-    built = registry.build(config)
-    variables = fresh_variables(config, built)
-    random = np.random.default_rng(3)
-
-    def noisy(path: tuple, leaf: Any) -> Any:
-        if leaf.dtype != np.float32:
-            return leaf
-        noise = random.standard_normal(leaf.shape).astype(np.float32)
-        return abs(leaf + 0.1 * noise) + 0.5 if "var" in str(path[-1]) else leaf + 0.1 * noise
-
-    write_run(out, config, built, jax.tree_util.tree_map_with_path(noisy, variables), {"library": "test"})
-    return out
+    """A run with random weights of a model that a test describes."""
+    return random_run(out, config_of(method, {"model": model, "method": settings or {}}))
 
 
 def round_trip(tmp_path: Path, run: Path, to: str, method: str, **choice: Any) -> tuple[Exported, Imported]:
