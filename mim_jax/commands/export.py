@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mim_jax.commands.base import Command, step
+from mim_jax.commands.conversion import declare_choice, print_proof
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -12,15 +13,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="folder to write; it must not be there yet")
     kinds = "hf, timm, original, safetensors, npz, onnx or saved-jax"
     parser.add_argument("--to", required=True, metavar="KIND", help=kinds)
-    parser.add_argument("--part", default="", metavar="PART", help="encoder, classifier or all (default: by method)")
-    parser.add_argument("--as", dest="named", default="", metavar="FORMAT", help="foreign format, where several fit")
     parser.add_argument("--step", type=step, metavar="N|best", help="checkpoint to export (default: the latest)")
-    parser.add_argument("--case", default="", metavar="CASE_DIR", help="reference case that must pass too")
-    parser.add_argument("--tolerance", type=float, default=2e-5, metavar="X", help="largest difference (default: 2e-5)")
+    declare_choice(parser, "by method")
 
 
 def run(args: argparse.Namespace) -> None:
-    from mim_jax.commands.conversion import print_proof
     from mim_jax.interop.exporting import export_run
 
     done = export_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mim_jax.commands.base import Command
+from mim_jax.commands.conversion import declare_choice, print_proof
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -12,17 +13,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="run directory to write; it must not be there yet")
     parser.add_argument("--from", dest="library", required=True, metavar="LIBRARY", help="hf, timm or original")
     parser.add_argument("--method", required=True, metavar="NAME", help="method of ours that the run shall be of")
-    parser.add_argument("--part", default="", metavar="PART", help="encoder, classifier or all (default: all there is)")
-    parser.add_argument("--as", dest="named", default="", metavar="FORMAT", help="foreign format, where several fit")
     parser.add_argument("--model", default="", metavar="NAME", help="name of the timm model, where no file says it")
     parser.add_argument("--config", default="", metavar="FILE[:ARG]", help="config for what the source does not say")
-    parser.add_argument("--case", default="", metavar="CASE_DIR", help="reference case that must pass too")
-    parser.add_argument("--tolerance", type=float, default=2e-5, metavar="X", help="largest difference (default: 2e-5)")
+    declare_choice(parser, "all there is")
 
 
 def run(args: argparse.Namespace) -> None:
     from mim_jax import config as configs
-    from mim_jax.commands.conversion import print_proof
     from mim_jax.interop.importing import import_run
 
     done = import_run(

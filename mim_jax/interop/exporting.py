@@ -13,7 +13,7 @@ import numpy as np
 from mim_jax.errors import ConfigError, VerifyError, nearest
 from mim_jax.interop import portable
 from mim_jax.interop.card import model_card
-from mim_jax.interop.format import LIBRARIES, PARTS, Arrays, Format, formats
+from mim_jax.interop.format import LIBRARIES, PARTS, Arrays, Format, classifies, formats
 from mim_jax.interop.proof import TOLERANCE, Proof, prove
 from mim_jax.interop.source import read_source
 from mim_jax.interop.staging import refuse_existing, staged
@@ -90,7 +90,7 @@ def choose(run: Run, to: str, part: str = "", named: str = "") -> Format:
         ConfigError: none, with every format's reason.
     """
     method = run.method
-    part = part or ("classifier" if method.name == "finetune" else "all" if to == "original" else "encoder")
+    part = part or ("classifier" if classifies(method) else "all" if to == "original" else "encoder")
     known = formats(to)
     if named and named not in {form.name for form in known}:
         raise ConfigError(f"--as '{named}' is no format of {to}{nearest(named, (form.name for form in known))}")

@@ -134,6 +134,11 @@ def _check_table(name: str, theirs: Any, ours: np.ndarray) -> None:
         raise VerifyError(f"'{name}' of shape {theirs.shape} is not the fixed table of a model of this config")
 
 
+def classifies(method: Method) -> bool:
+    """Whether runs of the method have a classifier of their own (`Method.classifier`)."""
+    return type(method).classifier is not Method.classifier
+
+
 def tokens_of(method: Method, variables: Variables, images: np.ndarray) -> dict[str, Any]:
     """Every block's output and the tokens at the end, class token first where there is one."""
     extra = variables.extra

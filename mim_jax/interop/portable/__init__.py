@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mim_jax.errors import ConfigError
+from mim_jax.interop.format import classifies
 from mim_jax.interop.portable import arrays, onnx, stablehlo
 from mim_jax.interop.portable.function import part_function
 from mim_jax.interop.proof import Proof
@@ -22,12 +23,12 @@ def writer(run: Run, to: str, part: str) -> tuple[str, str, Callable[[Path], Non
     Raises:
         ConfigError: a part that the run or the form does not have.
     """
-    usual = "classifier" if run.method.name == "finetune" else "all" if to in ("safetensors", "npz") else "encoder"
+    usual = "classifier" if classifies(run.method) else "all" if to in ("safetensors", "npz") else "encoder"
     part = part or usual
     if to in PROGRAMS:
         function = part_function(run, part)
         return f"{PROGRAMS[to].NAME}", part, partial(PROGRAMS[to].write, run=run, function=function)
-    if part == "classifier" and run.method.name != "finetune":
+    if part == "classifier" and not classifies(run.method):
         raise ConfigError(f"a run of {run.method.name} has no classifier; take --part encoder or all")
     return to, part, partial(arrays.write, run=run, part=part, kind=to)
 

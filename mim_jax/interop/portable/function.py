@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
 from mim_jax.errors import ConfigError
+from mim_jax.interop.format import classifies
 from mim_jax.methods.base import Variables
 from mim_jax.training.groups import flat
 from mim_jax.training.runs import Run
@@ -43,7 +44,7 @@ def part_function(run: Run, part: str) -> PartFunction:
     """
     if part == "all":
         raise ConfigError("a program is made of the encoder or the classifier; the whole method needs masks too")
-    if part == "classifier" and run.method.name != "finetune":
+    if part == "classifier" and not classifies(run.method):
         raise ConfigError(f"a run of {run.method.name} has no classifier; take --part encoder")
     has_cls = getattr(run.method.model, "cls_token", False)
     names = ("logits",) if part == "classifier" else ("cls", "patches", "pooled") if has_cls else ("patches", "pooled")
