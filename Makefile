@@ -57,7 +57,7 @@ $(VENV)/.installed: pyproject.toml $(wildcard constraints/*.txt)
 
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "installing the tools for tests and lint"
-	@$(install) --editable ".[dev]"
+	@$(install) --editable ".[dev,fast]"
 	@touch $@
 
 # Optional by nature: without torch the comparisons with it are skipped, and say so.
@@ -68,7 +68,7 @@ $(VENV)/.interop: $(VENV)/.dev
 
 constraints:
 	@fresh=$$(mktemp -d) && tag=$$($(call tag,$(PYTHON))) && $(PYTHON) -m venv $$fresh && \
-	 $$fresh/bin/pip install --quiet ".[dev]" && \
+	 $$fresh/bin/pip install --quiet ".[dev,fast]" && \
 	 $$fresh/bin/pip freeze --exclude mim_jax > constraints/$$tag.new && \
 	 mv constraints/$$tag.new constraints/$$tag.txt; rm -rf $$fresh
 

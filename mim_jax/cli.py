@@ -19,6 +19,7 @@ from mim_jax.commands import (
     export,
     export_backbone,
     import_weights,
+    plan,
     show,
     train,
     verify,
@@ -28,6 +29,7 @@ from mim_jax.errors import MimError, nearest
 
 ALL = (
     train.COMMAND,
+    plan.COMMAND,
     evaluate.COMMAND,
     show.COMMAND,
     data.STATS,

@@ -44,6 +44,8 @@ __all__ = [
 # Keys (or sections) that change how a run is carried out or watched, but not what it computes.
 IMMATERIAL = (
     "data.workers",
+    "data.cache",
+    "data.cache_dir",
     "data.threads",
     "data.prefetch",
     "training.log_every",

@@ -6,7 +6,9 @@ from numbers import Integral
 from typing import Any
 
 from mim_jax import recipes
+from mim_jax.data.device import refuse_host_only
 from mim_jax.data.erasing import MODES
+from mim_jax.data.jpeg import require_fast
 from mim_jax.data.randaugment import parse as parse_policy
 from mim_jax.data.resize import FILTERS
 from mim_jax.data.sources import parse
@@ -43,6 +45,7 @@ def check(data: Section) -> None:
             "train on; leave data.fraction at 1"
         )
     _one_of("data.on_error", data["on_error"], ("stop", "skip"))
+    _speed(data)
     _statistics(data)
     if not data["views"]:
         raise ConfigError("data.views is empty; it needs at least one view, such as 'image'")
@@ -53,6 +56,22 @@ def check(data: Section) -> None:
     for name in data["views"]:
         if data["views"][name]["same_as"] != "":
             _same_as(name, data["views"])
+
+
+def _speed(data: Section) -> None:
+    _one_of("data.decode", data["decode"], ("exact", "fast"))
+    if data["decode"] == "fast":
+        require_fast()
+    _one_of("data.cache", data["cache"], ("none", "auto", "memory", "disk"))
+    if (data["cache"] == "disk") != bool(data["cache_dir"]):
+        raise ConfigError(
+            f"data.cache = {data['cache']!r} and data.cache_dir = {data['cache_dir']!r}: the disk cache needs a "
+            "folder, and nothing else does"
+        )
+    _one_of("data.crop_on", data["crop_on"], ("host", "device"))
+    if data["crop_on"] == "device":
+        for name, view in data["views"].items():
+            refuse_host_only(f"data.views.{name}", view)
 
 
 def _statistics(data: Section) -> None:

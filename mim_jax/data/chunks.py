@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from mim_jax.data.decode import Picture
+from mim_jax.data import device, small
+from mim_jax.data.decode import height_width, pixels
+from mim_jax.data.jpeg import Pending
 from mim_jax.data.order import Order
 from mim_jax.data.records import Records
 from mim_jax.data.views import View, look
 from mim_jax.errors import DataError
 
 CHUNK_BYTES = 1 << 19
+WORKER_CHUNK_BYTES = 1 << 22  # handing a chunk over to another process costs as much as an image's crop
 MOST_CHUNKS = 64  # of a batch; grain looks over all that are ready each time it takes one
 REPLACEMENTS = 20  # tries to find a good record in place of a bad one
 
@@ -34,7 +37,15 @@ class ChunkLoader:
     """
 
     def __init__(
-        self, records: Records, views: Sequence[View], names: Sequence[str], order: Order, seed: int, stop: bool
+        self,
+        records: Records,
+        views: Sequence[View],
+        names: Sequence[str],
+        order: Order,
+        seed: int,
+        stop: bool,
+        on_device: bool = False,
+        workers: int = 0,
     ):
         self.records = records
         self.views = dict(zip(names, views, strict=True))
@@ -42,15 +53,20 @@ class ChunkLoader:
         self.seed = seed
         self.stop = stop
         self.channels = records.channels
+        self._stored = self._stored_shape() if on_device else None
         count = sum(math.prod(view.shape(self.channels)) for view in views)
-        self.size = max(CHUNK_BYTES // (count * records.source.dtype.itemsize), -(-order.local_size // MOST_CHUNKS))
-        self.size = min(order.local_size, self.size)
+        most = WORKER_CHUNK_BYTES if workers else CHUNK_BYTES
+        self.size = max(most // (count * records.source.dtype.itemsize), -(-order.local_size // MOST_CHUNKS))
+        # Chunks go to the workers in turn, so those of a batch are of about one size.
+        self.size = -(-order.local_size // -(-order.local_size // self.size))
         self.per_batch = -(-order.local_size // self.size)
 
     def __call__(self, number: int) -> Chunk:
         step, part = divmod(int(number), self.per_batch)
         epoch, indices = self.order.local(step)
         indices = indices[part * self.size : (part + 1) * self.size]
+        if (at_once := self._at_once(indices, epoch)) is not None:
+            return at_once
         chunk = self._empty(len(indices))
         for row, index in enumerate(indices.tolist()):
             if index >= 0:
@@ -59,9 +75,37 @@ class ChunkLoader:
                 return {"bad": chunk["bad"], "fatal": chunk["fatal"]}
         return chunk
 
+    def _stored_shape(self) -> tuple[int, ...]:
+        """Of every image, where the device crops: that of the first one that can be read."""
+        for i in range(min(REPLACEMENTS, len(self.records.source))):
+            try:
+                return (*height_width(self.records[i][0]), self.channels)
+            except DataError:
+                continue
+        raise DataError(f"data source '{self.records.source.spec}': its first {REPLACEMENTS} records are all bad")
+
+    def _at_once(self, indices: np.ndarray, epoch: int) -> Chunk | None:
+        """The chunk by whole-batch arithmetic, where a cache holds its small images as one array."""
+        if self._stored is not None or (found := self.records.batch(indices)) is None:
+            return None
+        images, labels = found
+        if not all(small.serves(view, images.shape[1], images.shape[2], images.dtype) for view in self.views.values()):
+            return None
+        chunk: Chunk = {name: small.crops(view, images, indices, self.seed, epoch) for name, view in self.views.items()}
+        chunk |= {"index": indices.astype(np.int64), "valid": np.ones(len(indices), bool)}
+        if self.records.source.labelled:
+            chunk["label"] = labels.astype(np.int32)
+        return chunk | {"bad": [], "fatal": []}
+
     def _empty(self, count: int) -> Chunk:
         dtype = self.records.source.dtype
-        chunk: Chunk = {name: np.zeros((count, *v.shape(self.channels)), dtype) for name, v in self.views.items()}
+        if self._stored is not None:
+            chunk: Chunk = {device.STORED: np.zeros((count, *self._stored), dtype)}
+            for name, view in self.views.items():
+                shape = (count, *((view.count,) if view.count > 1 else ()), 5)
+                chunk[name + device.SUFFIX] = np.zeros(shape, np.int32)
+        else:
+            chunk = {name: np.zeros((count, *v.shape(self.channels)), dtype) for name, v in self.views.items()}
         chunk["index"] = np.full(count, -1, np.int64)
         chunk["valid"] = np.zeros(count, bool)
         if self.records.source.labelled:
@@ -69,40 +113,53 @@ class ChunkLoader:
         return chunk | {"bad": [], "fatal": []}
 
     def _fill(self, chunk: Chunk, row: int, index: int, epoch: int) -> None:
-        """Puts record `index`, or the one that stands in for it, into one row."""
-        found = self._good(chunk, index, epoch)
-        if found is None:
-            return
-        used, picture, label = found
-        # Draws belong to the record that the order asked for, also where another stands in for it.
-        images = look(tuple(self.views.values()), picture, seed=self.seed, epoch=epoch, index=index)
-        for name, image in zip(self.views, images, strict=True):
-            chunk[name][row] = image
-        chunk["index"][row] = used
-        chunk["valid"][row] = True
-        if "label" in chunk:
-            chunk["label"][row] = label
-
-    def _good(self, chunk: Chunk, index: int, epoch: int) -> tuple[int, Picture, int | None] | None:
-        """A record's number, picture and label; notes what was bad on the way."""
+        """Puts record `index`, or the one that stands in for it, into one row; notes what was bad on the way."""
         candidate = index
         for attempt in range(REPLACEMENTS):
             try:
-                picture, label = self.records[candidate]
-                return candidate, picture, label
+                label = self._put(chunk, row, candidate, index, epoch)
             except DataError as error:
                 if self.stop:
                     chunk["fatal"].append(str(error))
-                    return None
+                    return
                 chunk["bad"].append((candidate, str(error)))
+            else:
+                chunk["index"][row] = candidate
+                chunk["valid"][row] = True
+                if "label" in chunk:
+                    chunk["label"][row] = label
+                return
             other = self.order.replacement(index, epoch, self.seed, attempt)
             if other is None:
-                return None
+                return
             candidate = other
         chunk["fatal"].append(
             f"{chunk['bad'][-1][1]}; the {REPLACEMENTS - 1} drawn in its place are bad too, so the data must be mended"
         )
-        return None
+
+    def _put(self, chunk: Chunk, row: int, candidate: int, index: int, epoch: int) -> int | None:
+        """The images of record `candidate` with the draws of `index`, for which it may stand in; returns its label."""
+        picture, label = self.records[candidate]
+        views = tuple(self.views.values())
+        if self._stored is None:
+            images = look(views, picture, seed=self.seed, epoch=epoch, index=index)
+            for name, image in zip(self.views, images, strict=True):
+                chunk[name][row] = image
+            return label
+        if height_width(picture) != self._stored[:2]:
+            height, width = height_width(picture)
+            raise DataError(
+                f"record {candidate} '{self.records.source.name(candidate)}' has {width} x {height} pixels, others "
+                f"{self._stored[1]} x {self._stored[0]}; data.crop_on = 'device' needs images of one size"
+            )
+        if isinstance(picture, Pending):
+            picture = picture.decode(picture.height)
+        chunk[device.STORED][row] = pixels(picture)
+        for name, crops in zip(
+            self.views, device.drawn(views, picture, seed=self.seed, epoch=epoch, index=index), strict=True
+        ):
+            chunk[name + device.SUFFIX][row] = crops
+        return label
 
 
 def join(chunks: Sequence[Chunk]) -> Chunk:

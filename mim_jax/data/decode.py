@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mim_jax.data.jpeg import Pending
 from mim_jax.errors import DataError
 
 # Pillow's own limit would warn, or refuse what `data.max_pixels` allows; ours is applied before anything is decoded.
@@ -56,9 +57,9 @@ def pixels(picture: Picture) -> Shaped[np.ndarray, "H W C"]:
     return array if array.ndim == 3 else array[..., None]
 
 
-def height_width(picture: Picture) -> tuple[int, int]:
+def height_width(picture: Picture | Pending) -> tuple[int, int]:
     """The size of a picture."""
-    return (picture.height, picture.width) if isinstance(picture, Image.Image) else picture.shape[:2]
+    return picture.shape[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
 
 
 def _decode_file(data: bytes, channels: int, dtype: np.dtype, max_pixels: int) -> Picture:

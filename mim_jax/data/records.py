@@ -1,17 +1,20 @@
-"""Decoded records: a source, the rules for decoding, and a memory for small data sets."""
+"""Decoded records: a source, the rules for decoding, and a cache in memory or on disk."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from functools import partial
 
-from mim_jax.data.decode import Picture, decode, height_width
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from mim_jax.data.decode import Picture, decode, pixels
+from mim_jax.data.disk import DiskCache, open_cache
+from mim_jax.data.jpeg import Pending, pending
+from mim_jax.data.kept import AUTO_BYTES, Kept, size_of
 from mim_jax.data.settings import Settings
 from mim_jax.data.sources import Source
 from mim_jax.errors import DataError
-
-# A data set whose decoded pixels take less than this is decoded once and kept: of a small image, decoding is most of
-# the work.
-MEMORY_BYTES = 1 << 30
 
 
 class Records:
@@ -21,42 +24,69 @@ class Records:
         self.source = source
         self.channels = settings.channels
         self._max_pixels = settings.max_pixels
-        self._budget = MEMORY_BYTES // max(1, settings.workers)
-        self._kept: dict[int, tuple[Picture, int | None]] = {}
-        self._fits: bool | None = None  # known after the first record
+        self._fast = settings.decode == "fast" and source.dtype == np.uint8
+        budgets: dict[str, int | float] = {"auto": AUTO_BYTES // max(1, settings.workers), "memory": math.inf}
+        self._kept = Kept(len(source), budgets.get(settings.cache, 0))
+        self._disk: DiskCache | None = None
+        if settings.cache == "disk":
+            self._disk = open_cache(
+                source,
+                self._decoded,
+                folder=settings.cache_dir,
+                channels=self.channels,
+                threads=settings.threads,
+            )
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_kept": {}, "_fits": None}
+    def __getitem__(self, i: int) -> tuple[Picture | Pending, int | None]:
+        """Picture and label; with `data.decode = fast` a picture may be decoded later, by who knows its crops.
 
-    def __getitem__(self, i: int) -> tuple[Picture, int | None]:
-        """Picture and label. Raises DataError naming source and record where they cannot be had."""
-        found = self._kept.get(i)
-        if found is None:
-            found = self._read(i)
-            size = _bytes(found[0])
-            if self._fits is None:
-                self._fits = size * len(self.source) <= self._budget
-            if self._fits:
-                # The estimate rests on one image; sizes may differ, so what is really held counts too.
-                self._budget -= size
-                self._fits = self._budget > 0
-                self._kept[i] = found
-        return found
+        Raises DataError naming source and record where they cannot be had.
+        """
+        found = (self._disk or self._kept).get(i)
+        if found is not None:
+            return found
+        picture, label = self._read(i)
+        size = picture.height * picture.width * self.channels if isinstance(picture, Pending) else size_of(picture)
+        if self._kept.fits(size):
+            if isinstance(picture, Pending):
+                picture = picture.decode(picture.height)
+            self._kept.put(i, picture, label)
+        return picture, label
 
-    def _read(self, i: int) -> tuple[Picture, int | None]:
+    def batch(
+        self, indices: Int64[np.ndarray, " B"]
+    ) -> tuple[Shaped[np.ndarray, "B H W C"], Int64[np.ndarray, " B"]] | None:
+        """Pictures and labels (-1: none) of several records where a cache has them as one array."""
+        return (self._disk or self._kept).batch(indices)
+
+    def _decoded(self, i: int) -> tuple[Picture, int | None]:
+        picture, label = self._read(i)
+        return (picture.decode(picture.height) if isinstance(picture, Pending) else picture), label
+
+    def _read(self, i: int) -> tuple[Picture | Pending, int | None]:
         source = self.source
         try:
             record = source[i]
-            picture = decode(record["image"], channels=self.channels, dtype=source.dtype, max_pixels=self._max_pixels)
+            image = record["image"]
+            later = pending(image, self.channels, partial(self._whole, i, image)) if self._fast else None
+            if later is not None and later.height * later.width > self._max_pixels:
+                later = None  # it is refused in the usual words
+            picture: Picture | Pending = self._decode(image) if later is None else later
             if source.labelled and record["label"] is None:
                 raise DataError("has no label, though others have one")
         except DataError as error:
-            raise DataError(f"record {i} '{source.name(i)}' of data source '{source.spec}' {error}") from error
+            raise self._named(i, error) from error
         return picture, record["label"]
 
+    def _whole(self, i: int, image: bytes | np.ndarray) -> np.ndarray:
+        """The pixels of what the fast decoder did not like."""
+        try:
+            return pixels(self._decode(image))
+        except DataError as error:
+            raise self._named(i, error) from error
 
-def _bytes(picture: Picture) -> int:
-    if isinstance(picture, np.ndarray):
-        return picture.nbytes
-    height, width = height_width(picture)
-    return height * width * (1 if picture.mode == "L" else 4)  # Pillow pads RGB to four bytes
+    def _decode(self, image: bytes | np.ndarray) -> Picture:
+        return decode(image, channels=self.channels, dtype=self.source.dtype, max_pixels=self._max_pixels)
+
+    def _named(self, i: int, error: DataError) -> DataError:
+        return DataError(f"record {i} '{self.source.name(i)}' of data source '{self.source.spec}' {error}")

@@ -26,6 +26,10 @@ class Settings:
     on_error: str
     max_bad_fraction: float
     max_pixels: int
+    decode: str
+    cache: str
+    cache_dir: str
+    crop_on: str
     views: tuple[View, ...]
 
     @classmethod
@@ -47,8 +51,13 @@ class Settings:
             on_error=data["on_error"],
             max_bad_fraction=float(data["max_bad_fraction"]),
             max_pixels=int(data["max_pixels"]),
+            decode=data["decode"],
+            cache=data["cache"],
+            cache_dir=data["cache_dir"],
+            crop_on=data["crop_on"],
             views=tuple(
-                View.from_config(name, data["views"], side, data["mean"], data["std"]) for name in data["views"]
+                View.from_config(name, data["views"], side, data["mean"], data["std"], data["decode"] == "fast")
+                for name in data["views"]
             ),
         )
 

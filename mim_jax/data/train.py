@@ -43,7 +43,16 @@ class TrainBatches(Iterator[Batch]):
         order = ShuffledOrder(indices, batch_size, process_index, process_count, seed)
         names = [view.name for view in settings.views]
         records = Records(self.source, settings)
-        self._loader = ChunkLoader(records, settings.views, names, order, seed, settings.on_error == "stop")
+        self._loader = ChunkLoader(
+            records,
+            settings.views,
+            names,
+            order,
+            seed,
+            settings.on_error == "stop",
+            on_device=settings.crop_on == "device",
+            workers=settings.workers,
+        )
         self.records = len(indices)
         self.steps_per_epoch = order.steps_per_epoch
         self.bad_records = BadRecords(bad_records, self.records, settings.max_bad_fraction)

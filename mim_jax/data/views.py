@@ -20,10 +20,11 @@ from mim_jax.data.decode import Picture, height_width
 from mim_jax.data.effects import Effects
 from mim_jax.data.erasing import Erasing
 from mim_jax.data.jitter import Change, Jitter
+from mim_jax.data.jpeg import Pending
 from mim_jax.data.randaugment import RandAugment, parse
 from mim_jax.data.randaugment import look as look_of
 from mim_jax.data.randomness import generator
-from mim_jax.data.resize import resize
+from mim_jax.data.resize import flip, resize
 from mim_jax.section import Section
 
 # What a view takes from the view that `same_as` names.
@@ -68,14 +69,21 @@ class View:
     count: int = 1
     same_as: str = ""
     shorter_side: int = 256
+    fast: bool = False  # resize by `data.simd`; never at evaluation
 
     @classmethod
     def from_config(
-        cls, name: str, views: Section, shorter_side: int, mean: Sequence[float] = (), std: Sequence[float] = ()
+        cls,
+        name: str,
+        views: Section,
+        shorter_side: int,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        fast: bool = False,
     ) -> View:
         """From one section of `data.views`, with the types that Python's own numbers have.
 
-        mean, std: `data.mean` and `data.std`, which RandAugment and erasing fill with.
+        mean, std: `data.mean` and `data.std`, which RandAugment and erasing fill with. fast: `data.decode` is so.
         """
         own = views[name]
         from_other = views[own["same_as"]] if own["same_as"] else own
@@ -114,6 +122,7 @@ class View:
             count=int(own["count"]),
             same_as=own["same_as"],
             shorter_side=int(shorter_side),
+            fast=fast,
         )
 
     def at_evaluation(self) -> View:
@@ -139,17 +148,23 @@ class View:
         """The random numbers of what is not shared."""
         return generator(seed, epoch=epoch, index=index, purpose=f"view {self.name}", part=crop)
 
-    def choose(self, picture: Picture, rng: Generator) -> Choice:
+    def choose(self, picture: Picture | Pending, rng: Generator) -> Choice:
         """Draws crop, flip and jitter from `rng`, which should be from `draws`."""
         box = CROPS[self.crop].choose(self, *height_width(picture), rng)
         flip = bool(self.flip) and bool(rng.random() < self.flip)
         return Choice(box, flip, self.jitter.draw(rng))
 
+    def bottom(self, picture: Pending, choice: Choice) -> int:
+        """How many rows from the top `render` looks at."""
+        if choice.box is None or not CROPS[self.crop].any_size or self.jitter_first:
+            return picture.height
+        return choice.box[0] + choice.box[2]
+
     def render(self, picture: Picture, choice: Choice, rng: Generator) -> Shaped[np.ndarray, "h w C"]:
         """Crop, flip, RandAugment, jitter, effects, erasing; with `jitter_first`, `picture` is jittered already."""
         image = CROPS[self.crop].cut(self, picture, choice.box)
         if choice.flip:
-            image = image[:, ::-1]
+            image = flip(image)
         if self.policy is not None:
             image = self.policy(image, rng, look_of(self.interpolation, self.mean))
         if choice.change and not self.jitter_first:
@@ -163,22 +178,31 @@ class View:
 
 
 def look(
-    views: Sequence[View], picture: Picture, *, seed: int, epoch: int, index: int
+    views: Sequence[View], picture: Picture | Pending, *, seed: int, epoch: int, index: int
 ) -> list[Shaped[np.ndarray, "..."]]:
     """What every view makes of record `index` in `epoch`, of shape `View.shape`.
 
     A choice that several views share is drawn, and a whole picture jittered, only once.
     """
-    chosen: dict[tuple[str, int], tuple[Picture, Choice, Generator]] = {}
-
-    def one(view: View, crop: int) -> np.ndarray:
+    chosen: dict[tuple[str, int], tuple[Choice, Generator]] = {}
+    jittered: dict[tuple[str, int], Picture] = {}
+    bottom = 1
+    for view, crop in [(each, crop) for each in views for crop in range(each.count)]:
         key = (view.same_as or view.name, crop)
         if key not in chosen:
             rng = view.draws(seed, epoch, index, crop)
-            choice = view.choose(picture, rng)
-            chosen[key] = _jittered_first(view, picture, choice), choice, rng
-        whole, choice, rng = chosen[key]
-        return view.render(whole, choice, view.own_draws(seed, epoch, index, crop) if view.same_as else rng)
+            chosen[key] = view.choose(picture, rng), rng
+        if isinstance(picture, Pending):
+            bottom = max(bottom, view.bottom(picture, chosen[key][0]))
+    if isinstance(picture, Pending):  # only now is it known how much of it is looked at
+        picture = picture.decode(bottom, scratch=all(view.fast for view in views))
+
+    def one(view: View, crop: int) -> np.ndarray:
+        key = (view.same_as or view.name, crop)
+        choice, rng = chosen[key]
+        if key not in jittered:
+            jittered[key] = _jittered_first(view, picture, choice)
+        return view.render(jittered[key], choice, view.own_draws(seed, epoch, index, crop) if view.same_as else rng)
 
     return [
         np.stack([one(view, crop) for crop in range(view.count)]) if view.count > 1 else one(view, 0) for view in views
@@ -206,7 +230,7 @@ def _random_resized_clipped(view: View, height: int, width: int, rng: Generator)
 
 
 def _cut_resized(view: View, picture: Picture, box: Box | None) -> np.ndarray:
-    return resize(picture, view.size, view.interpolation, box)
+    return resize(picture, view.size, view.interpolation, box, fast=view.fast)
 
 
 def _random(view: View, height: int, width: int, rng: Generator) -> Box:
@@ -219,7 +243,7 @@ def _random(view: View, height: int, width: int, rng: Generator) -> Box:
 def _cut_random(view: View, picture: Picture, box: Box | None) -> np.ndarray:
     assert box is not None
     top, left, height, width = box
-    image = resize(picture, crops.covering_size(*height_width(picture), view.size), view.interpolation)
+    image = resize(picture, crops.covering_size(*height_width(picture), view.size), view.interpolation, fast=view.fast)
     image = np.pad(image, ((height // 8,) * 2, (width // 8,) * 2, (0, 0)))
     return image[top : top + height, left : left + width]
 
@@ -232,13 +256,13 @@ def _cut_center(view: View, picture: Picture, box: Box | None) -> np.ndarray:
     """Shorter side to `data.eval_resize`, then the centre."""
     del box
     to = crops.shorter_side_size(*height_width(picture), view.shorter_side)
-    return crops.center_crop(resize(picture, to, view.interpolation), view.size)
+    return crops.center_crop(resize(picture, to, view.interpolation, fast=view.fast), view.size)
 
 
 def _cut_whole(view: View, picture: Picture, box: Box | None) -> np.ndarray:
     """The whole image, its aspect ratio not kept."""
     del box
-    return resize(picture, view.size, view.interpolation)
+    return resize(picture, view.size, view.interpolation, fast=view.fast)
 
 
 CROPS = {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mim_jax.interop.format import Arrays, Format, Settings, nothing
+from mim_jax.interop.name_map import NameMap
 from mim_jax.interop.source import Source
 from mim_jax.interop.system import Layout
 from mim_jax.methods.base import Method
@@ -76,6 +77,19 @@ def checkpoint(
         return layout(method)
 
     return Format(name, part, accepted, read, refusal, named, state=state, shows=shown, **more)
+
+
+def encoder_alone(whole: Layout, others: str) -> Layout:
+    """The encoder out of the layout of a pretrained network, without a mask token.
+
+    others: regular expression of what else the authors' file of the whole network holds.
+    """
+    own = re.compile(r"(params|extra)/encoder/(?!mask_token$)")
+    rules = tuple(rule for rule in whole.names.rules if all(map(own.match, rule.ours)))
+    tables = {name: table for name, table in whole.tables.items() if not re.search(others, name)}
+    computed = {name: reason for name, reason in whole.names.computed.items() if name in tables}
+    names = NameMap(rules, computed, {others: "no part of the encoder"})
+    return dataclasses.replace(whole, names=names, tables=tables)
 
 
 def has(arrays: Arrays, *names: str) -> bool:

@@ -22,7 +22,7 @@ from mim_jax.training.runs import load_run
 
 Tree = Any
 FREE = ("source", "precision")  # settings in which a tokenizer may differ from the run that trained it
-HOW_IT_RUNS = ("precision", "scan", "remat", "drop_path_rate", "init")  # and an encoder that teaches
+HOW_IT_RUNS = ("precision", "scan", "remat", "drop_path_rate", "init", "patch_gradient")  # and an encoder that teaches
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,10 +28,12 @@ RESNET = dict(arch="resnet", block="basic", width=(64, 128, 256, 512), depth=(1,
 CONVNEXT = dict(arch="convnext", width=(8, 16, 32, 64), depth=(1, 1, 1, 1), stem_stride=4, layer_scale=0.1)
 SWIN = dict(patch_size=4, width=16, depths=(2, 2), heads=(2, 4), window_size=4)
 BEIT = dict(qkv_bias="qv", layer_scale=0.1, positions="none", relative_bias="per_block", init="beit")
+EVA02 = dict(mlp="swiglu_exact", mlp_ratio=8 / 3, mlp_norm=True, qkv_bias="qv", positions="learned", rope=4)
 SETTINGS = ("decoder_width",)  # keys below that belong to the method section: four stages need a wide decoder
 # Systems by what their users call them: a registered method, and keys of its tiny model section.
 SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "MAE": ("mae", {}),
+    "MAE (EVA-02's encoder)": ("mae", EVA02),
     "SimMIM (ViT)": ("simmim", {}),
     "SimMIM (Swin)": ("simmim", dict(arch="swin", image_size=(32, 32), **SWIN)),
     "SimMIM (Swin V2)": ("simmim", dict(arch="swinv2", image_size=(32, 32), **SWIN)),
@@ -45,6 +47,7 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SparK (ConvNeXt)": ("spark", dict(image_size=(64, 64), decoder_width=32, **CONVNEXT)),
     "fine-tuned ViT": ("finetune", {}),
     "fine-tuned BEiT": ("finetune", BEIT),
+    "fine-tuned EVA-02": ("finetune", EVA02),
     "fine-tuned Swin": ("finetune", dict(arch="swin", image_size=(32, 32), **SWIN)),
     "fine-tuned Swin V2": ("finetune", dict(arch="swinv2", image_size=(32, 32), **SWIN)),
     "fine-tuned ResNet": ("finetune", dict(image_size=(64, 64), zero_init=False, **RESNET)),

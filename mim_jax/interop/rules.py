@@ -53,6 +53,39 @@ def beit_block(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def eva_block(
+    theirs: str,
+    ours: str,
+    separate: bool,
+    gates: tuple[str, ...] = ("mlp.w1", "mlp.w2"),
+    out: str = "mlp.w3",
+    norms: tuple[str, str] = ("attn.inner_attn_ln", "mlp.ffn_ln"),
+    biases: tuple[str, str] = ("attn.q_bias", "attn.v_bias"),
+) -> tuple[Rule, ...]:
+    """A block of EVA's family, under the authors' names unless others are given.
+
+    separate: whether queries, keys and values are linear layers of their own. gates: of the perceptron's first layer,
+    gate before value where they are two. norms: inside attention and inside the perceptron, where there are any.
+    """
+    layers = (
+        tuple(f"{theirs}.attn.{name}_proj.weight" for name in "qkv") if separate else (f"{theirs}.attn.qkv.weight",)
+    )
+    return (
+        *norm(f"{theirs}.norm1", f"{ours}/norm1"),
+        Rule(layers, (f"{ours}/attn/qkv/kernel",), LINEAR),
+        *same(f"{theirs}.{biases[0]}", f"{ours}/attn/q_bias"),
+        *same(f"{theirs}.{biases[1]}", f"{ours}/attn/v_bias"),
+        *norm(f"{theirs}.{norms[0]}", f"{ours}/attn/norm"),
+        *dense(f"{theirs}.attn.proj", f"{ours}/attn/proj"),
+        *same(f"{theirs}.gamma_1", f"{ours}/gamma_1"),
+        *norm(f"{theirs}.norm2", f"{ours}/norm2"),
+        *fused(tuple(f"{theirs}.{name}" for name in gates), f"{ours}/mlp/fc1"),
+        *norm(f"{theirs}.{norms[1]}", f"{ours}/mlp/norm"),
+        *dense(f"{theirs}.{out}", f"{ours}/mlp/fc2"),
+        *same(f"{theirs}.gamma_2", f"{ours}/gamma_2"),
+    )
+
+
 def under(prefix: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     """The rules for the same model deeper in our tree."""
     return tuple(Rule(r.theirs, tuple(f"{prefix}/{path}" for path in r.ours), r.pattern, r.axis) for r in rules)

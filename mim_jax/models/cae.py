@@ -244,5 +244,5 @@ def regressor_flops(visible: int, masked: int, width: int, stack: StackConfig, f
 
 def decoder_flops(tokens: int, width: int, stack: StackConfig, outputs: int) -> float:
     """Forward FLOPs of the decoder for one image."""
-    blocks = flops.blocks(stack.depth, tokens, width, stack.heads, stack.mlp_ratio, stack.mlp)
+    blocks = flops.stack(stack, tokens, width)
     return blocks + flops.dense(tokens, width, outputs) + 8 * tokens * width

@@ -42,5 +42,5 @@ class MaeDecoder(nn.Module):
 def mae_decoder_flops(visible: int, tokens: int, width_in: int, width: int, stack: StackConfig, outputs: int) -> float:
     """Forward FLOPs for one image; the cls token passes everything."""
     embed = flops.dense(visible + 1, width_in, width)
-    blocks = flops.blocks(stack.depth, tokens + 1, width, stack.heads, stack.mlp_ratio, stack.mlp)
+    blocks = flops.stack(stack, tokens + 1, width)
     return embed + blocks + flops.dense(tokens + 1, width, outputs)

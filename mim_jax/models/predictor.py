@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from mim_jax.masking.multi_block import Blocks, MultiBlock
 from mim_jax.models.vit import Vit
 from mim_jax.nn import flops
-from mim_jax.nn.attention import padding_bias
+from mim_jax.nn.attend import padding_bias
 from mim_jax.nn.block import StackConfig, run_blocks
 from mim_jax.nn.init import INITS
 from mim_jax.nn.norms import layer_norm
@@ -99,6 +99,6 @@ def predictor_flops(predictor: Predictor, masking: MultiBlock) -> float:
     width, stack, pairs = predictor.width, predictor.stack, masking.context_blocks * masking.target_blocks
     context, target = masking.context_capacity, masking.target_capacity
     embedded = masking.context_blocks * context + (pairs * target if predictor.stochastic != "none" else 0)
-    blocks = flops.blocks(stack.depth, context + target, width, stack.heads, stack.mlp_ratio, stack.mlp)
+    blocks = flops.stack(stack, context + target, width)
     ends = flops.dense(embedded, predictor.outputs, width) + flops.dense(pairs * target, width, predictor.outputs)
     return ends + pairs * blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -11,13 +12,14 @@ from mim_jax.errors import ConfigError
 from mim_jax.masking.mask import gather_tokens
 from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn import flops
-from mim_jax.nn.attention import padding_bias
+from mim_jax.nn.attend import padding_bias
 from mim_jax.nn.block import run_blocks
 from mim_jax.nn.init import INITS
 from mim_jax.nn.norms import layer_norm
 from mim_jax.nn.patches import PatchEmbed, patchify
 from mim_jax.nn.positions import resize_positions, sincos_2d
 from mim_jax.nn.relative import RelativeBias
+from mim_jax.nn.rotary import rotary_table, unturned_before
 
 
 class Vit(nn.Module):
@@ -63,6 +65,9 @@ class Vit(nn.Module):
             # The embedding is linear per patch, so hidden patches need not be embedded at all.
             patches = gather_tokens(patches, visible)
         x = PatchEmbed(c.width, c.dtype, init, c.patch_bias, name="patch_embed")(patches)
+        if c.patch_gradient != 1.0:
+            still = jax.lax.stop_gradient(x)
+            x = still + c.patch_gradient * (x - still)
         if self.mask_token:
             token = self.param("mask_token", init.mask_token or init.token, (1, 1, c.width))
             if hidden is not None:
@@ -86,7 +91,7 @@ class Vit(nn.Module):
             valid = jnp.pad(valid, ((0, 0), (c.prefix + c.registers, 0)), constant_values=True)
             bias = padding_bias(valid) if bias is None else bias + padding_bias(valid)
         self.sow("intermediates", "embedding", x)  # kept where somebody looks (`models.attention_map`)
-        x, outputs = run_blocks(self, c.stack, x, noise, bool(layers), bias)
+        x, outputs = run_blocks(self, c.stack, x, noise, bool(layers), bias, self._rotary(grid, visible))
         x, outputs = without_registers(c, x), tuple(without_registers(c, output) for output in outputs)
         if self.final_norm:
             norm = layer_norm("norm", c.dtype, c.layer_norm_eps, init.norm_bias)
@@ -94,6 +99,14 @@ class Vit(nn.Module):
         if c.projection:
             self.param("projection", init.kernel, (c.width, c.projection))
         return x, outputs
+
+    def _rotary(self, grid: tuple[int, int], visible: Int[Array, "B V"] | None) -> Float[Array, "2 #B S d"] | None:
+        """Cosines and sines of all that passes the blocks: patches turn, class token and registers do not."""
+        c = self.config
+        if not c.rope:
+            return None
+        table = jnp.asarray(rotary_table(grid, c.width // c.heads, c.rope))
+        return unturned_before(table[:, None] if visible is None else table[:, visible], c.prefix + c.registers)
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "1 T D"] | None:
         c = self.config
@@ -135,6 +148,7 @@ def vit_flops(config: VitConfig, visible: int | None = None) -> float:
     patches = config.tokens if visible is None else visible
     tokens, width = patches + config.prefix + config.registers, config.width
     embed = flops.dense(patches, config.patch_values, width) - (0 if config.patch_bias else patches * width)
-    blocks = flops.blocks(config.depth, tokens, width, config.heads, config.mlp_ratio, config.mlp)
+    blocks = flops.stack(config.stack, tokens, width)
     scale = 2 * config.depth * tokens * width if config.layer_scale else 0
-    return embed + blocks + scale + (8 * tokens * width if config.pre_norm else 0)
+    turn = 2 * config.depth * 4 * tokens * width if config.rope else 0  # of queries and keys
+    return embed + blocks + scale + turn + (8 * tokens * width if config.pre_norm else 0)

@@ -23,7 +23,17 @@ SIZES = {  # width, depth, heads
     "H": (1280, 32, 16),
 }
 # Switches of encoders that others publish as teachers, with the value of the plain network.
-SPECIAL: dict[str, Any] = dict(registers=0, mlp="mlp", activation="gelu", pre_norm=False, patch_bias=True, projection=0)
+SPECIAL: dict[str, Any] = dict(
+    registers=0,
+    mlp="mlp",
+    activation="gelu",
+    pre_norm=False,
+    patch_bias=True,
+    projection=0,
+    rope=0,
+    mlp_norm=False,
+    attention_norm=False,
+)
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
 
@@ -67,13 +77,18 @@ class VitConfig:
     qkv_bias: str = "full"  # full | qv (none for k) | none
     layer_scale: float = 0.0  # start of the learned scale of both branches; 0: none
     relative_bias: str = "none"  # none | shared (one table for all blocks) | per_block
-    init: str = "mae"  # mae | beit | cae | maskfeat | ibot | ijepa: how the parameters start
+    init: str = "mae"  # mae | beit | cae | maskfeat | ibot | ijepa | eva02: how the parameters start
     registers: int = 0  # learned tokens beside the class token, without positions, which no output shows (DINOv2)
-    mlp: str = "mlp"  # mlp | swiglu (DINOv2's giant)
+    # mlp | swiglu (DINOv2's giant: two thirds of mlp_ratio * width units) | swiglu_exact (EVA-02: as many units)
+    mlp: str = "mlp"
     activation: str = "gelu"  # of the perceptron: gelu | quick_gelu (CLIP)
     pre_norm: bool = False  # a norm before the blocks (CLIP)
     patch_bias: bool = True  # of the patch embedding; False in CLIP
     projection: int = 0  # outputs of a linear map that the encoder carries for distillation and does not apply (CLIP)
+    rope: int = 0  # rotary positions beside the others, in units of a grid with so many rows and columns (EVA-02: 16)
+    mlp_norm: bool = False  # a norm before the last layer of the perceptron (EVA-02 B and L)
+    attention_norm: bool = False  # and before that of attention (EVA-CLIP)
+    patch_gradient: float = 1.0  # share of its gradient that the patch embedding gets (EVA-02: 0.1)
 
     @classmethod
     def from_section(cls, values: Mapping[str, Any]) -> VitConfig:
@@ -115,6 +130,8 @@ class VitConfig:
             self.init,
             self.mlp,
             self.activation,
+            self.mlp_norm,
+            self.attention_norm,
         )
 
     @property
@@ -169,10 +186,20 @@ class VitConfig:
                 f"model.registers {self.registers} have no place in the tables of model.relative_bias "
                 f"'{self.relative_bias}'; set one of the two to its default"
             )
-        if self.mlp == "swiglu" and self.activation != "gelu":
-            raise ConfigError(f"model.mlp 'swiglu' has no model.activation '{self.activation}'; leave it at 'gelu'")
+        if self.mlp != "mlp" and self.activation != "gelu":
+            raise ConfigError(f"model.mlp '{self.mlp}' has no model.activation '{self.activation}'; leave it at 'gelu'")
         if self.position_antialias and self.position_offset:
             raise ConfigError("model.position_antialias and model.position_offset are two ways to resize; take one")
+        if self.rope < 0 or not 0 <= self.patch_gradient <= 1:
+            raise ConfigError(
+                f"model.rope {self.rope} must be the side of a grid, or 0 for none, and model.patch_gradient "
+                f"{self.patch_gradient} between 0 and 1"
+            )
+        if self.rope and self.width // self.heads % 4:
+            raise ConfigError(
+                f"model.rope turns the channels of a head in groups of 4, and model.width {self.width} over "
+                f"model.heads {self.heads} is {self.width // self.heads}; take other heads"
+            )
 
 
 def check_heads(width: int, heads: int, where: str, prefix: str = "") -> None:

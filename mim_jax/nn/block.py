@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -13,7 +14,8 @@ from jaxtyping import Array, Float
 
 from mim_jax.nn.attention import SelfAttention
 from mim_jax.nn.drop_path import drop_path, drop_path_rates
-from mim_jax.nn.init import INITS
+from mim_jax.nn.init import INITS, Initializer, side_by_side
+from mim_jax.nn.materialize import materialized
 from mim_jax.nn.mlp import Mlp, SwiGlu
 from mim_jax.nn.norms import layer_norm
 
@@ -33,7 +35,8 @@ class StackConfig:
     remat: none | full | dots: what is recomputed in the backward pass.
     qkv_bias: full | qv | none. layer_scale: start of a learned scale on both branches; 0 leaves it out.
     relative_grid: grid of a relative position bias in every block; None for none. init: a name in `nn.init.INITS`.
-    mlp: mlp | swiglu; activation: gelu | quick_gelu, of the former (`nn.mlp`).
+    mlp: mlp | swiglu | swiglu_exact; activation: gelu | quick_gelu, of the first (`nn.mlp`).
+    mlp_norm, attention_norm: a layer norm before the last layer of the perceptron, and before that of attention.
     """
 
     depth: int
@@ -50,6 +53,8 @@ class StackConfig:
     init: str = "mae"
     mlp: str = "mlp"
     activation: str = "gelu"
+    mlp_norm: bool = False
+    attention_norm: bool = False
 
     def block(self, number: int = 0, **placement) -> Block:
         """Block `number` of the stack; `placement`: parent and name."""
@@ -72,24 +77,44 @@ class Block(nn.Module):
         bias: Float[Array, "#B #K #T T"] | None = None,
         noise: Float[Array, "B 2"] | None = None,
         rate: float | Float[Array, ""] = 0.0,
+        rotary: Float[Array, "2 #B T d"] | None = None,
     ) -> Float[Array, "B T D"]:
         c, width = self.config, x.shape[-1]
         init = INITS[c.init]
-        second = (2.0 * (self.number + 1)) ** -0.5 if init.rescale else 1.0
+        qkv_start, fc1_start, second = self._starts()
         norm = partial(layer_norm, dtype=c.dtype, epsilon=c.layer_norm_eps, bias_init=init.norm_bias)
 
         def residual(x, branch, index):
             if c.layer_scale:
                 gamma = self.param(f"gamma_{index + 1}", nn.initializers.constant(c.layer_scale), (width,))
                 branch = branch * gamma.astype(branch.dtype)
-            return x + drop_path(branch, None if noise is None else noise[:, index], rate)
+            return materialized(x + drop_path(branch, None if noise is None else noise[:, index], rate))
 
-        attention = SelfAttention(c.heads, c.dtype, c.qkv_bias, c.relative_grid, init, second, name="attn")
-        x = residual(x, attention(norm("norm1")(x), bias), 0)
+        attention = SelfAttention(
+            *(c.heads, c.dtype, c.qkv_bias, c.relative_grid, init, second),
+            norm_epsilon=c.layer_norm_eps * c.attention_norm,
+            qkv_start=qkv_start,
+            name="attn",
+        )
+        x = residual(x, attention(norm("norm1")(x), bias, rotary), 0)
         self.sow("intermediates", "after_attention", x)  # kept where somebody looks (`models.attention_map`)
-        kind = SwiGlu if c.mlp == "swiglu" else partial(Mlp, activation=c.activation)
-        mlp = kind(int(width * c.mlp_ratio), c.dtype, init, second, name="mlp")
+        kind = (
+            partial(Mlp, activation=c.activation) if c.mlp == "mlp" else partial(SwiGlu, exact=c.mlp == "swiglu_exact")
+        )
+        inside = c.layer_norm_eps * c.mlp_norm
+        mlp = kind(
+            int(width * c.mlp_ratio), c.dtype, init, second, norm_epsilon=inside, fc1_start=fc1_start, name="mlp"
+        )
         return residual(x, mlp(norm("norm2")(x)), 1)
+
+    def _starts(self) -> tuple[Initializer | None, Initializer | None, float]:
+        """How the first matrices of both branches start, where not as all do, and the scale of the last ones."""
+        c, init = self.config, INITS[self.config.init]
+        if not (init.sub_norm and c.mlp_norm):
+            return None, None, (2.0 * (self.number + 1)) ** -0.5 if init.rescale else 1.0
+        gain = math.sqrt(math.log(2 * c.depth))
+        first = (gain,) if c.mlp == "mlp" else (gain, gain)
+        return side_by_side(init.kernel, (1.0, 1.0, gain)), side_by_side(init.kernel, first), gain
 
 
 def run_blocks(
@@ -99,31 +124,33 @@ def run_blocks(
     noise: Float[Array, "B L 2"] | None = None,
     layers: bool = False,
     bias: Float[Array, "#B #K #T T"] | None = None,
+    rotary: Float[Array, "2 #B T d"] | None = None,
 ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T D"], ...]]:
     """Runs blocks_0, blocks_1, ... of `parent` (inside its compact call).
 
     Returns the last block's output, and every block's where `layers` asks for them. The noise drives drop path; it is
-    ignored where the rate is 0. The bias is added to the attention logits of every block.
+    ignored where the rate is 0. The bias is added to the attention logits of every block, and `rotary` (`nn.rotary`)
+    turns the queries and keys of every block.
     """
     rates = drop_path_rates(config.drop_path_rate, config.depth)
     noise = noise if config.drop_path_rate > 0 else None
     if not parent.is_initializing() and (config.scan or config.remat != "none"):
         params = [parent.variables["params"][f"blocks_{i}"] for i in range(config.depth)]
-        return _run_functional(params, config, x, noise, rates, layers, bias)
+        return _run_functional(params, config, x, noise, rates, layers, bias, rotary)
     outputs = []
     for i in range(config.depth):
         block = config.block(i, parent=parent, name=f"blocks_{i}")
-        x = block(x, bias, None if noise is None else noise[:, i], float(rates[i]))
+        x = block(x, bias, None if noise is None else noise[:, i], float(rates[i]), rotary)
         outputs.append(x)
     return x, tuple(outputs) if layers else ()
 
 
-def _run_functional(params: list, config: StackConfig, x, noise, rates, layers: bool, bias):
+def _run_functional(params: list, config: StackConfig, x, noise, rates, layers: bool, bias, rotary):
     block = config.block(parent=None)
 
     def body(x, inputs):
         params, noise, rate = inputs
-        x = block.apply({"params": params}, x, bias, noise, rate)
+        x = block.apply({"params": params}, x, bias, noise, rate, rotary)
         return x, x if layers else None
 
     if config.remat != "none":

@@ -11,7 +11,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from mim_jax.nn import flops
-from mim_jax.nn.attention import attend
+from mim_jax.nn.attend import attend
 from mim_jax.nn.init import Init
 
 

@@ -16,6 +16,7 @@ XAVIER = nn.initializers.xavier_uniform()
 NORMAL = nn.initializers.normal(0.02)  # "truncated at +-2" in the originals: 100 standard deviations
 ONE_SIGMA = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)  # cut at +-0.02: true deviation 0.0108
 ZEROS = nn.initializers.zeros
+XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")  # not truncated
 
 
 def fan_in_uniform(fan_in: int | None = None) -> Initializer:
@@ -40,12 +41,25 @@ def scaled(init: Initializer, factor: float) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: init(key, shape, dtype) * factor
 
 
+def side_by_side(init: Initializer, factors: tuple[float, ...]) -> Initializer:
+    """A matrix that is several linear layers next to each other: each drawn by itself, times its factor."""
+
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        part = (*shape[:-1], shape[-1] // len(factors))
+        keys = jax.random.split(key, len(factors))
+        return jnp.concatenate([init(k, part, dtype) * factor for k, factor in zip(keys, factors, strict=True)], -1)
+
+    return draw
+
+
 @dataclasses.dataclass(frozen=True)
 class Init:
     """kernel, bias: linear layers; norm_bias: layer norms; patch_*: patch embedding, None for the framework default.
 
     token: class token and learned positions. mask_token: where it differs from `token`.
     rescale: divides the second matrix of both branches of block l (from 1) by sqrt(2 l) (BEiT).
+    sub_norm: in blocks with a norm inside the perceptron, queries, keys, values, gate and value are drawn as layers of
+        their own, and values, outputs and all of the perceptron are sqrt(ln(2 depth)) times as large (EVA-02).
     """
 
     kernel: Initializer = XAVIER
@@ -56,6 +70,7 @@ class Init:
     token: Initializer = NORMAL
     mask_token: Initializer | None = None
     rescale: bool = False
+    sub_norm: bool = False
 
 
 INITS = {
@@ -65,4 +80,5 @@ INITS = {
     "maskfeat": Init(NORMAL, *(nn.initializers.constant(0.02),) * 2, patch_kernel=NORMAL),
     "ibot": Init(NORMAL, patch_kernel=None, mask_token=ZEROS),
     "ijepa": Init(NORMAL, patch_kernel=NORMAL, patch_bias=ZEROS),
+    "eva02": Init(XAVIER_NORMAL, token=ONE_SIGMA, sub_norm=True),
 }

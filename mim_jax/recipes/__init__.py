@@ -71,6 +71,12 @@ def data() -> dict:
         "workers": 0,  # worker processes; 0 decodes in the main process's threads
         "threads": 16,  # decoding threads
         "prefetch": 2,  # batches held ready
+        # exact (Pillow) | fast (JPEG no further down than the crop, resized with vector instructions: two levels of 255
+        # at most from exact; needs mim_jax[fast])
+        "decode": "exact",
+        "cache": "auto",  # decoded pixels: none | auto (memory, where they take less than 1 GiB) | memory | disk
+        "cache_dir": "",  # folder of the disk cache
+        "crop_on": "host",  # host | device (images of one size: the step crops, resizes and flips)
         "on_error": "stop",  # stop | skip
         "max_bad_fraction": 0.01,  # with skip: stop all the same above this share of records
         "max_pixels": 100_000_000,  # larger images are refused as bad records

@@ -47,9 +47,14 @@ _PEAKS: tuple[tuple[str, float | None, float | None], ...] = (
 class Device(Protocol):
     """What is asked of a device here; topologies that are only compiled for offer it too."""
 
-    device_kind: str
-    platform: str
-    process_index: int
+    @property
+    def device_kind(self) -> str: ...
+
+    @property
+    def platform(self) -> str: ...
+
+    @property
+    def process_index(self) -> int: ...
 
 
 def peak_flops(device: Device, precision: str) -> float | None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,15 +22,14 @@ from mim_jax.methods.base import Method, Variables
 from mim_jax.training import flops, nonfinite, signals
 from mim_jax.training.checkpoints import Checkpoints
 from mim_jax.training.feed import Feed
+from mim_jax.training.host_memory import keep_freed_memory
 from mim_jax.training.metrics import Writers
-from mim_jax.training.optimizer import build as build_optimizer
+from mim_jax.training.program import build, step_settings
 from mim_jax.training.progress import ProgressLine
 from mim_jax.training.resolve import Plan, facts, plan, print_facts
-from mim_jax.training.schedules import learning_rate, weight_decay
-from mim_jax.training.sharding import global_batch, make_mesh, replicated, to_mesh, tree_shardings
-from mim_jax.training.state import TrainState, init_state, run_key
-from mim_jax.training.step import StepSettings, train_step
-from mim_jax.training.views import Views
+from mim_jax.training.sharding import global_batch, make_mesh, replicated, to_mesh
+from mim_jax.training.state import TrainState, run_key
+from mim_jax.training.step import StepSettings
 
 Tree = Any
 
@@ -102,27 +99,14 @@ def train(
     batch = global_batch(next(data.open_at(0)), mesh)
 
     # ---- Shapes, shardings, the compiled step ------------------------------------------------------------------
-    key = run_key(config.seed, "init")
-    prepare = settings.views.prepare
-    views = jax.eval_shape(prepare, batch)
-    params = jax.eval_shape(method.init, key, views).params
-    optimizer = build_optimizer(config.optimizer, method.param_groups(), params)
-    start = partial(init_state, method, optimizer, ema=config.optimizer.ema > 0)
-    shapes = jax.eval_shape(start, key, views)
-    shardings = tree_shardings(shapes, mesh, config.sharding)
-    abstract, frozen_shapes = jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
-    )
-    step_fn = jax.jit(
-        partial(train_step, method=method, optimizer=optimizer, settings=settings),
-        donate_argnums=0,
-        out_shardings=(shardings[0], replicated(mesh)),
-    )
+    program = build(config, method, settings, mesh, batch)
+    if program.on_cpu:
+        keep_freed_memory()
     train_key = to_mesh(run_key(config.seed, "train"), replicated(mesh))
-    compiled = step_fn.lower(abstract, frozen_shapes, batch, train_key).compile()
+    compiled = program.step.lower(program.state, program.frozen, batch, train_key).compile()
 
     # ---- What it comes to, printed and kept before the first step ----------------------------------------------
-    resolved = facts(config, method, run, mesh, params, data.records)
+    resolved = facts(config, method, run, mesh, program.params, data.records)
     resolved["memory of the compiled step"] = flops.compiled_memory(compiled)
     peak, source = flops.total_peak(list(mesh.devices.flat), config.training.precision)
     resolved["peak FLOP/s"] = {source: peak}  # what an MFU of 100 % would be
@@ -136,14 +120,14 @@ def train(
     checkpoints = Checkpoints(
         workdir, keep=saved.keep, keep_best=saved.keep_best, metric=saved.metric, meta={"seed": config.seed}
     )
-    init = jax.jit(lambda k, b: start(k, prepare(b)), out_shardings=shardings)
 
     def begin():
-        state, frozen = init(key, batch)
-        state, read = begin_with(state), teachers(frozen_shapes)
-        return state, {**frozen, **to_mesh(read, {name: shardings[1][name] for name in read})} if read else frozen
+        state, frozen = program.init(run_key(config.seed, "init"), batch)
+        state, read = begin_with(state), teachers(program.frozen)
+        where = program.shardings[1]
+        return state, {**frozen, **to_mesh(read, {name: where[name] for name in read})} if read else frozen
 
-    state, frozen = restore_or(checkpoints, abstract, frozen_shapes, begin)
+    state, frozen = restore_or(checkpoints, program.state, program.frozen, begin)
     writers = Writers(
         workdir,
         tensorboard=config.training.tensorboard,
@@ -259,22 +243,6 @@ def handle_nonfinite(session: Session, state: TrainState, frozen: Tree, data: Da
     moved = {"step": state.step + 1, "skipped": state.skipped + 1, "hold": jnp.zeros_like(state.hold)}
     placed = {name: jax.device_put(value, getattr(state, name).sharding) for name, value in moved.items()}
     return state.replace(**placed)
-
-
-def step_settings(config: ConfigDict, run: Plan) -> StepSettings:
-    """The compiled step's view of the config."""
-    length = {"steps_per_epoch": run.steps_per_epoch, "epochs": config.training.epochs}
-    freeze = config.optimizer.freeze_epochs
-    return StepSettings(
-        run.total_steps,
-        run.steps_per_epoch,
-        learning_rate(config.optimizer, batch_size=config.training.batch_size, **length),
-        Views.from_config(config.data),
-        config.training.accumulate,
-        config.optimizer.ema,
-        weight_decay(config.optimizer, **length),
-        math.ceil(freeze * run.steps_per_epoch) if freeze > 0 else None,
-    )
 
 
 def check_same_run(config: ConfigDict, workdir: Path) -> None:

@@ -18,6 +18,7 @@ import optax
 from mim_jax.errors import ConfigError, nearest
 from mim_jax.methods.base import ParamGroups
 from mim_jax.section import Section
+from mim_jax.training.adam import scale_by_adam
 from mim_jax.training.groups import Group, group_table, path_name
 from mim_jax.training.lamb import scale_by_lamb
 from mim_jax.training.lars import scale_by_lars
@@ -32,7 +33,8 @@ CLIPS = ("global", "per_tensor")
 def build(optimizer: Section, groups: ParamGroups, params: Tree) -> optax.GradientTransformationExtraArgs:
     """The optimizer of config section `optimizer` for `params` (arrays or shapes).
 
-    Its `update(grads, state, params, lr=lr)` returns what is to be added to the parameters. Where `weight_decay_end` is
+    Its `update(grads, state, params, lr=lr, moved=True)` returns what is to be added to the parameters; where `moved`
+    is false the state stays as it was, and what is returned means nothing. Where `weight_decay_end` is
     set it also takes `weight_decay`, and where `freeze_epochs` is set `held`, whether those epochs still last. Frozen
     parameters get zeros, hold no moments and are not part of the clipped norm.
 
@@ -54,6 +56,8 @@ def build(optimizer: Section, groups: ParamGroups, params: Tree) -> optax.Gradie
     if optimizer["clip_norm"] > 0:
         parts.insert(0, _clip(optimizer))
     trained = optax.chain(*parts)
+    if optimizer["name"] != "adamw":  # whose moments are most of the state, and see to it themselves
+        trained = stay_unless_moved(trained)
     if not any(group.frozen for group in table.values()):
         return optax.with_extra_args_support(trained)
     return optax.partition({"on": trained, "frozen": optax.set_to_zero()}, _labels(table, "frozen", "on"))
@@ -83,10 +87,21 @@ def _direction(optimizer: Section, mask: Mask) -> optax.GradientTransformation:
         return optax.chain(decayed, lars) if scheduled else lars
     if optimizer["name"] == "sgd":
         return optax.chain(decayed, optax.trace(decay=optimizer["momentum"]))
-    adam = optax.scale_by_adam(optimizer["b1"], optimizer["b2"], optimizer["eps"])
+    adam = scale_by_adam(optimizer["b1"], optimizer["b2"], optimizer["eps"])
     if optimizer["name"] == "lamb" and (decay > 0 or scheduled):
         return scale_by_lamb(adam, decayed, mask)
     return optax.chain(adam, decayed)
+
+
+def stay_unless_moved(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The state of `inner` stays as it was where `moved`, which `update` takes by name, is false."""
+    inner = optax.with_extra_args_support(inner)
+
+    def update(updates, state, params=None, *, moved=True, **extra):
+        updates, new = inner.update(updates, state, params, **extra)
+        return updates, jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, state)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def add_scheduled_decay(mask: Mask) -> optax.GradientTransformationExtraArgs:

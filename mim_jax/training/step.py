@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -68,18 +69,19 @@ def train_step(
     draws = method.draw(state.params, state.extra, frozen, batch, jax.random.fold_in(key, state.step), progress)
     loss, output, grads = loss_and_grads(method, state, frozen, batch, draws, progress, settings.accumulate)
 
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    moved = finite & ~state.hold
+
     scheduled = settings.at(state.step)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **scheduled)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, moved=moved, **scheduled)
     params = optax.apply_updates(state.params, updates)
     extra = method.update(state.extra, params, output, progress)
     ema = ema_update(state.ema, params, settings.ema) if settings.ema else state.ema
 
-    grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    moved = finite & ~state.hold
-    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, extra=extra, ema=ema)
-    new = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, state)
-    new = new.replace(hold=state.hold | ~finite)
+    parts = dict(step=state.step + 1, params=params, extra=extra, ema=ema)
+    kept = {name: jax.tree.map(partial(jnp.where, moved), part, getattr(state, name)) for name, part in parts.items()}
+    new = state.replace(**kept, opt_state=opt_state, hold=state.hold | ~finite)
     scheduled.pop("held", None)
     scalars = {"loss": loss, **scheduled, "grad_norm": grad_norm, "step": state.step, "hold": new.hold}
     return new, {**scalars, **output.terms, **output.metrics}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from mim_jax.methods.base import Batch, ViewShape
 from mim_jax.nn.images import normalize, unit_range
 from mim_jax.section import Section
+from mim_jax.training.device_crops import crop_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Views:
     shapes: tuple[tuple[str, ViewShape], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # Of the views that the step itself crops (`data.crop_on = device`), by name.
+    interpolation: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_config(cls, data: Section) -> Views:
@@ -28,20 +31,24 @@ class Views:
             (name, ViewShape(tuple(view["size"]), data["channels"], view["count"], view["normalize"]))
             for name, view in sorted(data["views"].items())
         )
-        return cls(shapes, tuple(data["mean"]), tuple(data["std"]))
+        on_device = data["crop_on"] == "device"
+        interpolation = tuple((name, data["views"][name]["interpolation"]) for name, _ in shapes) if on_device else ()
+        return cls(shapes, tuple(data["mean"]), tuple(data["std"]), interpolation)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Views:
         """Inverse of `dataclasses.asdict` followed by JSON."""
         shapes = tuple((name, ViewShape(**{**shape, "size": tuple(shape["size"])})) for name, shape in values["shapes"])
-        return cls(shapes, tuple(values["mean"]), tuple(values["std"]))
+        interpolation = tuple((name, how) for name, how in values.get("interpolation", ()))
+        return cls(shapes, tuple(values["mean"]), tuple(values["std"]), interpolation)
 
     def prepare(self, batch: Batch) -> Batch:
         """Stored pixels of every view that is there normalised on the device, or in [0, 1] where its shape says so."""
-        out = dict(batch)
+        sizes = {name: shape.size for name, shape in self.shapes}
+        out = dict(crop_batch(batch, {name: (sizes[name], how) for name, how in self.interpolation}))
         for name, shape in self.shapes:
-            if name in batch:
-                pixels = jnp.asarray(batch[name])
+            if name in out:
+                pixels = jnp.asarray(out[name])
                 out[name] = normalize(pixels, self.mean, self.std) if shape.normalize else unit_range(pixels)
         return out
 

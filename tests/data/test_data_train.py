@@ -234,7 +234,7 @@ def test_memory_holds_small_data_once(config, monkeypatch):
     monkeypatch.setattr(records, "decode", lambda *a, **k: reads.append(1) or original(*a, **k))
     same(take(config, 11), expected)
     assert len(reads) <= 40 + 2  # two threads may meet at one record
-    monkeypatch.setattr(records, "MEMORY_BYTES", 1000)
+    monkeypatch.setattr(records, "AUTO_BYTES", 1000)
     reads.clear()
     same(take(config, 11), expected)
     assert len(reads) >= 88

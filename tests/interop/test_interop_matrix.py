@@ -25,7 +25,7 @@ def test_every_method_is_in_the_matrix(published):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_what_goes_out_comes_back(published, subject):
+def test_what_goes_out_comes_back(published, subject, torchvision_operators):
     pytest.importorskip("timm", reason="timm is not installed (extra 'interop')")
     pytest.importorskip("jax2onnx", reason="jax2onnx is not installed")
     found = {"/".join(filter(None, column)): cell for column, cell in cells(subject)}

@@ -48,14 +48,17 @@ def spark(arch: str = "resnet", size: tuple[int, int] = (64, 64)) -> SparK:
 METHODS = {
     "mae": (MAE.tiny(), ("all", "encoder")),
     "mae, two depths": (MAE.tiny(depth=3, mlp_ratio=2.0), ("all",)),
-    "simmim vit": (SimMIM.tiny(), ("all",)),
-    "simmim swin": (SimMIM.tiny(arch="swin", positions="learned"), ("all",)),
-    "simmim swinv2": (SimMIM.tiny(arch="swinv2"), ("all",)),
-    "beit": (BEiT.tiny(), ("all",)),
-    "beit, absolute positions": (BEiT.tiny(positions="learned", relative_bias="none", layer_scale=0.0), ("all",)),
-    "cae": (CAE.tiny(), ("all",)),
-    "cae on a rectangle": (CAE.tiny((16, 24), positions="sincos_cae"), ("all",)),
-    "cae_v2": (CAEv2.tiny(), ("all",)),
+    "simmim vit": (SimMIM.tiny(), ("all", "encoder")),
+    "simmim swin": (SimMIM.tiny(arch="swin", positions="learned"), ("all", "encoder")),
+    "simmim swinv2": (SimMIM.tiny(arch="swinv2"), ("all", "encoder")),
+    "beit": (BEiT.tiny(), ("all", "encoder")),
+    "beit, absolute positions": (
+        BEiT.tiny(positions="learned", relative_bias="none", layer_scale=0.0),
+        ("all", "encoder"),
+    ),
+    "cae": (CAE.tiny(), ("all", "encoder")),
+    "cae on a rectangle": (CAE.tiny((16, 24), positions="sincos_cae"), ("all", "encoder")),
+    "cae_v2": (CAEv2.tiny(), ("all", "encoder")),
     "maskfeat": (MaskFeat.from_config(VIT | dict(patch_size=8), {}), ("all",)),
     "maskfeat on pixels": (MaskFeat.from_config(VIT, dict(target="norm_pix", hog_cell=2)), ("all",)),
     "ibot": (IBOT.tiny(), ("all", "encoder")),
@@ -107,7 +110,7 @@ def test_commands(tmp_path, name, part):
 
 
 @pytest.mark.parametrize(
-    "name, part", [("mae", "encoder"), ("ibot", "encoder"), ("ijepa", "encoder"), ("spark resnet", "encoder")]
+    "name, part", [(name, "encoder") for name in ("mae", "ibot", "ijepa", "spark resnet", "beit", "simmim swin", "cae")]
 )
 def test_the_encoder_of_a_whole_checkpoint(tmp_path, name, part):
     method, variables = METHODS[name][0], noise(shapes(METHODS[name][0]))

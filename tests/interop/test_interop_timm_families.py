@@ -167,7 +167,6 @@ def test_their_convolutions(tmp_path, name, sizes):
             "layer 'head' is of the class ClassifierHead",
         ),
         ("resnet18d", {}, "AvgPool2d"),
-        ("eva02_tiny_patch14_224", dict(depth=1), "EVA"),
     ],
 )
 def test_refused(tmp_path, name, sizes, message):
@@ -187,7 +186,9 @@ def test_refused(tmp_path, name, sizes, message):
         ("ResNet", RESNET | {"block": "basic", "stem_stride": 2}, "stride 2"),
         ("ConvNeXt", CONVNEXT | {"layer_scale": 0.0}, "has a layer scale"),
         ("VisionTransformer", {**VIT, "patch_bias": False}, "has a bias unless"),
-        ("Eva", VIT, "not implemented"),
+        ("Eva", VIT, "its keys have no bias"),
+        ("VisionTransformer", {**VIT, "mlp": "swiglu_exact"}, "perceptrons have other widths"),
+        ("Beit", {**VIT, "qkv_bias": "qv", "rope": 4}, "knows no model.rope"),
     ],
 )
 def test_what_they_cannot_hold(name, model, message):

@@ -97,6 +97,7 @@ def test_encoder_tuned_by_the_mean(tmp_path, model):
         ("vit_base_patch16_224", dict(num_classes=0), ()),
         ("vit_base_patch16_224", dict(num_classes=0, qkv_bias=False, dynamic_img_size=True, in_chans=2), ()),
         # The class token gets a position of zeros, and registers too.
+        ("eva_large_patch14_196", dict(num_classes=0, global_pool="token"), ()),
         ("deit3_base_patch16_224", dict(num_classes=0), ("pos_embed",)),
         ("vit_base_patch14_reg4_dinov2", dict(num_classes=0), ("pos_embed",)),
     ],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mim_jax.errors import ConfigError
-from mim_jax.nn.attention import attend
+from mim_jax.nn.attend import attend
 from mim_jax.nn.drop_path import drop_path, drop_path_rates
 from mim_jax.nn.images import denormalize, normalize
 from mim_jax.nn.patches import patch_grid, patchify, unpatchify

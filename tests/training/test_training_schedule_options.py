@@ -14,7 +14,7 @@ import pytest
 from mim_jax import config as configs
 from mim_jax import recipes
 from mim_jax.training import nonfinite
-from mim_jax.training.loop import step_settings
+from mim_jax.training.program import step_settings
 from mim_jax.training.resolve import Plan
 from mim_jax.training.schedules import Schedule, learning_rate, warmup_cosine_at_step, weight_decay
 

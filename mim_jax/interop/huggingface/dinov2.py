@@ -131,6 +131,8 @@ def refusal(name: str) -> Callable[[Any], str]:
             return "it scales every branch, which model.layer_scale 0 does not"
         if c.relative_bias != "none" or c.qkv_bias == "qv":
             return "it knows no relative positions or missing key bias"
+        if c.mlp == "swiglu_exact":
+            return "its gated perceptrons have other widths (model.mlp 'swiglu')"
         if int(c.mlp_ratio) != c.mlp_ratio:
             return "its config takes model.mlp_ratio as a whole number"
         if name == REGISTERS and not c.registers:

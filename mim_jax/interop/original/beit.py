@@ -47,6 +47,7 @@ ENCODER = (
 _GROUPS = re.compile(r"(pretraining|fine-tuning) \(")
 INDEX = "which row of the table a pair of positions reads; computed, not stored"
 TOKENIZER = {"^frozen/tokenizer/": "the cases give the ids, and checkpoints come without it"}
+OTHERS = r"^(mask_token$|lm_head\.)"  # than the encoder, in a pretrained network
 CLASSIFIER = (*norm("fc_norm", "fc_norm"), *dense("head", "head"))
 
 
@@ -176,6 +177,12 @@ def refusal(method: Method) -> str:
     return authors.vit_needs(method.model, {**authors.BEIT, "positions": ("learned", "none")})
 
 
+def is_encoder(arrays: Arrays) -> bool:
+    """A network of BEiT's family without a classifier."""
+    named = has(arrays, "cls_token", "norm.weight", "blocks.0.attn.qkv.weight")
+    return named and not {"head.weight", "blocks.0.attn.qkv.bias"} & set(arrays)
+
+
 def is_classifier(arrays: Arrays) -> bool:
     """A fine-tuned network of BEiT's family whose positions are learned or none."""
     fixed = "pos_embed" in arrays and not arrays["pos_embed"][:, :1].any()  # CAE's: the class token has position 0
@@ -196,6 +203,15 @@ FORMATS = (
         accepts=lambda arrays: has(arrays, "cls_token", "mask_token", "lm_head.weight"),
         shows=shows,
         layout=lambda method: pretrain_layout(method.model),
+        refusal=refusal,
+        methods=("beit",),
+    ),
+    authors.checkpoint(
+        "beit",
+        "encoder",
+        accepts=is_encoder,
+        shows=authors.vit_shows,
+        layout=lambda method: authors.encoder_alone(pretrain_layout(method.model), OTHERS),
         refusal=refusal,
         methods=("beit",),
     ),

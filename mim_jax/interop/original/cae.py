@@ -91,6 +91,7 @@ COUNTER = {r"^fc_norm\.num_batches_tracked$": "a counter that a batch norm with 
 TWIN = {r"^alignment_encoder\.": "a copy of the encoder, which is called a second time instead"}
 UNUSED = {r"^regresser\.norm\.": "a norm that the second version has and does not use"}
 FROZEN = {r"^frozen/": "the cases give the ids, and checkpoints come without tokenizer or teacher"}
+OTHERS = r"^(?!encoder\.)"  # than the encoder, in a pretrained network
 INDEX = "which row of the table a pair of positions reads; computed, not stored"
 
 
@@ -258,6 +259,15 @@ FORMATS = (
         layout=layout,
         refusal=refusal,
         buffers=buffers,
+        methods=("cae", "cae_v2"),
+    ),
+    authors.checkpoint(
+        "cae",
+        "encoder",
+        accepts=lambda arrays: has(arrays, "encoder.patch_embed.proj.weight", "encoder.pos_embed"),
+        shows=lambda arrays: authors.vit_shows(arrays, "encoder."),
+        layout=lambda method: authors.encoder_alone(layout(method), OTHERS),
+        refusal=encoder_refusal,
         methods=("cae", "cae_v2"),
     ),
     authors.checkpoint(

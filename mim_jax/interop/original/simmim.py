@@ -41,6 +41,7 @@ from mim_jax.targets.local_norm import local_norm
 
 Encoder = VitConfig | SwinConfig
 
+OTHERS = r"^(decoder\.|encoder\.mask_token$)"  # than the encoder, in a pretrained network
 HEAD = (Rule(("decoder.0.weight",), ("head/kernel",), "o i 1 1 -> i o"), *same("decoder.0.bias", "head/bias"))
 FIXED = "computed from the sizes of the model, not stored"
 
@@ -254,6 +255,15 @@ FORMATS = (
         shows=lambda arrays: shows(arrays, "encoder."),
         layout=pretrain_layout,
         refusal=pretrain_refusal,
+        methods=("simmim",),
+    ),
+    authors.checkpoint(
+        "simmim",
+        "encoder",
+        accepts=lambda arrays: has(arrays, "encoder.patch_embed.proj.weight", "encoder.norm.weight"),
+        shows=lambda arrays: shows(arrays, "encoder."),
+        layout=lambda method: authors.encoder_alone(pretrain_layout(method), OTHERS),
+        refusal=refusal,
         methods=("simmim",),
     ),
     authors.checkpoint(

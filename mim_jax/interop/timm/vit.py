@@ -1,4 +1,4 @@
-"""timm's VisionTransformer (vit_*, deit_*, deit3_*), with a class token or without, as an encoder or a classifier."""
+"""timm's VisionTransformer (vit_*, deit*_*, eva_large_*), with class token or without; an encoder or a classifier."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def facts(model: Any) -> dict[str, Any]:
 
 FAMILY = Family(
     name="VisionTransformer",
-    models=r"(vit|deit|deit3|flexivit)_",
+    models=r"(vit|deit|deit3|flexivit|eva_large)_",
     mark=r"blocks\.0\.(attn\.qkv\.bias|ls1\.gamma)",
     head="head",
     stem="patch_embed.proj",
@@ -170,6 +170,8 @@ def refusal(method: Method) -> str:
         return "it knows no relative positions or missing key bias"
     if c.patch_bias == c.pre_norm:
         return "its patch embedding has a bias unless there is a norm before the blocks (model.patch_bias, pre_norm)"
+    if c.mlp == "swiglu_exact":
+        return "its gated perceptrons have other widths (model.mlp 'swiglu')"
     if c.layer_norm_eps not in FAMILY.exported.values():
         return f"its layer norms have an epsilon of 1e-06 or 1e-05, not {c.layer_norm_eps}"
     if c.mlp == "swiglu" and c.layer_norm_eps != FAMILY.exported[GATED]:
