@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mim_jax.nn.materialize import materialized
+from mim_jax.nn.materialize import written_down
 
 
 def attend(
@@ -62,10 +62,10 @@ def _backward(kept, gradient):
     scale, narrow = q.shape[-1] ** -0.5, weights.astype(v.dtype)
     by_weight = jnp.einsum("bkqd,bktd->bkqt", gradient, v).astype(jnp.float32)
     logits = weights * (by_weight - (by_weight * weights).sum(axis=-1, keepdims=True))
-    by_logit = materialized(logits.astype(q.dtype))
+    by_logit = written_down(logits.astype(q.dtype))
     by_q = jnp.einsum("bkqt,bktd->bkqd", by_logit, k * scale)
-    by_k = _transposed(jnp.einsum("bkdq,bkqt->bkdt", materialized(_transposed(q * scale)), by_logit))
-    by_v = _transposed(jnp.einsum("bkdq,bkqt->bkdt", materialized(_transposed(gradient)), narrow))
+    by_k = _transposed(jnp.einsum("bkdq,bkqt->bkdt", written_down(_transposed(q * scale)), by_logit))
+    by_v = _transposed(jnp.einsum("bkdq,bkqt->bkdt", written_down(_transposed(gradient)), narrow))
     return by_q, by_k, by_v, None if bias is None else _summed(logits, bias).astype(bias.dtype)
 
 

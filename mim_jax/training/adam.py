@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mim_jax.nn.materialize import materialized
+from mim_jax.nn.materialize import written_down
 
 Tree = Any
 
@@ -29,7 +29,7 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
         mu = jax.tree.map(blend(b1, 1), updates, state.mu)
         nu = jax.tree.map(blend(b2, 2), updates, state.nu)
         count = jnp.where(moved, optax.safe_increment(state.count), state.count)
-        mu, nu = materialized((mu, nu))
+        mu, nu = written_down((mu, nu))
         first, second = 1 - b1**count, 1 - b2**count
         direction = jax.tree.map(lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), mu, nu)
         return direction, optax.ScaleByAdamState(count, mu, nu)

@@ -100,5 +100,6 @@ def test_a_materialized_value_stays_where_a_cpu_program_is_told_so():
     kept = lowered.compile(compiler_options=CPU_OPTIONS)
     assert "opt-barrier" in kept.as_text()
     jax.tree.map(np.testing.assert_array_equal, kept(x), jax.value_and_grad(lambda x: jnp.sin(x).sum())(x))
+    assert "optimization_barrier" not in jax.jit(program).lower(x).as_text()
     elsewhere = jax.jit(jax.value_and_grad(program)).trace(x).lower(lowering_platforms=("tpu",)).as_text()
     assert "optimization_barrier" not in elsewhere
