@@ -15,6 +15,7 @@ from mim_jax.nn.init import Init, Initializer, scaled
 from mim_jax.nn.norms import layer_norm
 from mim_jax.nn.relative import RelativeBias
 from mim_jax.nn.rotary import rotate
+from mim_jax.nn.row_attention import row_attention, serves
 
 
 class SelfAttention(nn.Module):
@@ -50,17 +51,24 @@ class SelfAttention(nn.Module):
         if self.qkv_bias == "qv":
             q_bias, v_bias = (self.param(name, nn.initializers.zeros, (width,)) for name in ("q_bias", "v_bias"))
             qkv = qkv + jnp.concatenate([q_bias, jnp.zeros(width), v_bias]).astype(qkv.dtype)
+        looked_at = self.is_mutable_collection("intermediates")  # by somebody (`models.attention_map`)
+        if (bias, rotary, self.relative_grid) == (None, None, None) and not looked_at and serves(qkv, self.heads):
+            out = row_attention(qkv, self.heads)
+        else:
+            out = self._by_heads(qkv, bias, rotary, looked_at)
+        if self.norm_epsilon:
+            out = layer_norm("norm", self.dtype, self.norm_epsilon, self.start.norm_bias)(out)
+        return dense(width, kernel_init=scaled(self.start.kernel, self.proj_scale), name="proj")(out)
+
+    def _by_heads(self, qkv, bias, rotary, looked_at: bool) -> Float[Array, "B T D"]:
         # Split first: the gradient is then put together by one concatenation, not by adding three padded arrays.
         q, k, v = (einops.rearrange(part, "b t (k d) -> b k t d", k=self.heads) for part in jnp.split(qkv, 3, axis=-1))
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         if self.relative_grid is not None:
-            cls_token = x.shape[1] > self.relative_grid[0] * self.relative_grid[1]
+            cls_token = qkv.shape[1] > self.relative_grid[0] * self.relative_grid[1]
             own = RelativeBias(self.heads, self.relative_grid, cls_token, name="relative_bias")()
             bias = own if bias is None else bias + own
-        if self.is_mutable_collection("intermediates"):  # somebody looks (`models.attention_map`)
+        if looked_at:
             self.sow("intermediates", "weights", attention_weights(q, k, bias))
-        out = einops.rearrange(attend(q, k, v, bias), "b k t d -> b t (k d)")
-        if self.norm_epsilon:
-            out = layer_norm("norm", self.dtype, self.norm_epsilon, self.start.norm_bias)(out)
-        return dense(width, kernel_init=scaled(self.start.kernel, self.proj_scale), name="proj")(out)
+        return einops.rearrange(attend(q, k, v, bias), "b k t d -> b t (k d)")

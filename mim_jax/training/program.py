@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 
 from mim_jax.methods.base import Batch, Method
 from mim_jax.nn.materialize import CPU_OPTIONS
+from mim_jax.nn.target import compiled_for
 from mim_jax.training.optimizer import build as build_optimizer
 from mim_jax.training.resolve import Plan
 from mim_jax.training.schedules import learning_rate, weight_decay
-from mim_jax.training.sharding import replicated, tree_shardings
+from mim_jax.training.sharding import BATCH_AXES, replicated, tree_shardings
 from mim_jax.training.state import TrainState, init_state, run_key
 from mim_jax.training.step import StepSettings, train_step
 from mim_jax.training.views import Views
@@ -63,12 +64,18 @@ def build(config: ConfigDict, method: Method, settings: StepSettings, mesh: Mesh
     init = jax.jit(lambda k, b: start(k, prepare(b)), out_shardings=shardings)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     step = jax.jit(
-        partial(train_step, method=method, optimizer=optimizer, settings=settings),
+        partial(_targeted_step, mesh, method=method, optimizer=optimizer, settings=settings),
         donate_argnums=0,
         out_shardings=(shardings[0], replicated(mesh)),
         compiler_options=CPU_OPTIONS if on_cpu else None,
     )
     return Program(params, state, frozen, shardings, optimizer, init, step, on_cpu)
+
+
+def _targeted_step(mesh: Mesh, *args: Any, **parts: Any) -> Any:
+    """The step, traced for the mesh's devices."""
+    with compiled_for(mesh, BATCH_AXES):
+        return train_step(*args, **parts)
 
 
 def step_settings(config: ConfigDict, run: Plan) -> StepSettings:

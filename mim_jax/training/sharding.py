@@ -15,6 +15,7 @@ from mim_jax.section import Section
 from mim_jax.training.groups import path_name
 
 AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # over which a batch is split
 SMALL = 2**14  # arrays with fewer values are kept whole on every device: splitting them costs more than it saves
 Tree = Any
 Rules = Sequence[tuple[str, Sequence[str]]]
@@ -44,7 +45,7 @@ def make_mesh(sizes: Section, devices: Sequence[jax.Device] | None = None) -> Me
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Batches are split over data and fsdp together."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_shards(mesh: Mesh) -> int:
