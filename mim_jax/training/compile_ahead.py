@@ -192,6 +192,8 @@ class Report:
     memory: see `flops.compiled_memory`. model_flops: `Method.flops()` times images, what an MFU counts. xla_flops,
     xla_bytes: XLA's own counts; a scanned body counts once, a Pallas kernel not at all, and xla_bytes holds on-chip
     traffic too. memory_bytes: to and from HBM, copied: of it, by mere copies (`training.hlo`).
+    readable: False where jaxlib cannot print the compiler's program (v5p and v6e with jaxlib 0.10.2): memory_bytes is
+    then xla_bytes, an upper bound, and collectives are unknown.
     collectives: {kind: [count, bytes]}. estimated_cycles: the compiler's own estimate, 0 where it makes none.
     """
 
@@ -206,17 +208,26 @@ class Report:
     collectives: dict[str, list[int | float]]
     estimated_cycles: float
     loops_unknown: int
+    readable: bool = True
 
     @property
     def network_bytes(self) -> float:
         return float(sum(size for _, size in self.collectives.values()))
 
 
+def _traffic(compiled: Any) -> hlo.Traffic | None:
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # an older reader of a newer compiler's program
+        return None
+    return hlo.Program(text).traffic()
+
+
 def report(config: ConfigDict, method: Method, lowered: Lowered, compiled: Any) -> Report:
     """Reads a compiled step."""
     analysis = compiled.cost_analysis()
     analysis = (analysis[0] if analysis else {}) if isinstance(analysis, list | tuple) else analysis or {}
-    moved = hlo.Program(compiled.as_text()).traffic()
+    moved = _traffic(compiled)
     chips, batch = lowered.mesh.devices.size, config.training.batch_size
     return Report(
         chips=chips,
@@ -225,11 +236,12 @@ def report(config: ConfigDict, method: Method, lowered: Lowered, compiled: Any) 
         model_flops=method.flops() * batch / chips,
         xla_flops=flops.compiled_flops(compiled),
         xla_bytes=analysis.get("bytes accessed"),
-        memory_bytes=moved.memory_bytes,
-        copied=moved.copied,
-        collectives={kind: [count, size] for kind, (count, size) in moved.collectives.items()},
-        estimated_cycles=moved.cycles,
-        loops_unknown=moved.loops_unknown,
+        memory_bytes=moved.memory_bytes if moved else analysis.get("bytes accessed", 0.0),
+        copied=moved.copied if moved else 0.0,
+        collectives={kind: [count, size] for kind, (count, size) in moved.collectives.items()} if moved else {},
+        estimated_cycles=moved.cycles if moved else 0.0,
+        loops_unknown=moved.loops_unknown if moved else 0,
+        readable=moved is not None,
     )
 
 

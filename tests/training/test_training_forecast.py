@@ -144,6 +144,20 @@ def test_the_step_compiled_for_the_devices_at_hand(config, method):
     assert set(found.collectives) == {"all-reduce"} and found.network_bytes > 0
 
 
+def test_a_program_that_jaxlib_cannot_print_is_reported_by_xla_s_count(config, method, monkeypatch):
+    lowered = compile_ahead.lower(config, method)
+    compiled = lowered.compile()
+
+    class Unprintable:
+        cost_analysis, memory_analysis = compiled.cost_analysis, compiled.memory_analysis
+
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    found = compile_ahead.report(config, method, lowered, Unprintable())
+    assert not found.readable and found.memory_bytes == found.xla_bytes > 0 and found.collectives == {}
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -106,7 +106,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         *(f"{memory[part] / gb:.2f}" for part in ("total", "arguments", "temporaries")),
         f"{row['model_flops'] / 1e12:.2f}",
         f"{row['xla_flops'] / 1e12:.2f}",
-        f"{row['memory_bytes'] / gb:.1f}",
+        f"{row['memory_bytes'] / gb:.1f}" if row["readable"] else "unknown",
         f"{row['xla_bytes'] / gb:.1f}",
         f"{row['copied'] / gb:.1f}",
         ", ".join(f"{kind} {int(n)}x {size / 1e6:.0f}" for kind, (n, size) in row["collectives"].items()) or "none",
