@@ -52,7 +52,8 @@ class SelfAttention(nn.Module):
             q_bias, v_bias = (self.param(name, nn.initializers.zeros, (width,)) for name in ("q_bias", "v_bias"))
             qkv = qkv + jnp.concatenate([q_bias, jnp.zeros(width), v_bias]).astype(qkv.dtype)
         looked_at = self.is_mutable_collection("intermediates")  # by somebody (`models.attention_map`)
-        if (bias, rotary, self.relative_grid) == (None, None, None) and not looked_at and serves(qkv, self.heads):
+        plain = bias is None and rotary is None and self.relative_grid is None and not looked_at
+        if plain and serves(qkv, self.heads):
             out = row_attention(qkv, self.heads)
         else:
             out = self._by_heads(qkv, bias, rotary, looked_at)
