@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Arrays, Format, nothing
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.huggingface.common import final_norm
 from mim_jax.interop.rules import PATCHES, beit_block, dense, norm, same
 from mim_jax.interop.source import Source
@@ -141,18 +142,11 @@ def config(classifier: bool) -> Callable[[Method], dict[str, Any]]:
     return write
 
 
-FORMATS = tuple(
-    Format(
-        "Beit",
-        "classifier" if classifier else "encoder",
-        accepts=FAMILY.holds_classifier if classifier else FAMILY.holds,
-        settings=settings(classifier),
-        refusal=refusal,
-        layout=plain.layout(ENCODER, classifier),
-        config=config(classifier),
-        theirs=modules.probe(FAMILY),
-        ours=None if classifier else plain.tokens_of,
-        buffers=nothing if classifier else head_norm,
-    )
-    for classifier in (False, True)
+FORMATS = modules.both_parts(
+    FAMILY,
+    settings=settings,
+    refusal=refusal,
+    layout=partial(plain.layout, ENCODER),
+    config=config,
+    encoder=dict(ours=plain.tokens_of, buffers=head_norm),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Arrays, Format
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.name_map import NameMap, Rule
 from mim_jax.interop.original.spark import conv
 from mim_jax.interop.rules import LINEAR, dense, norm, same, under
@@ -161,26 +161,11 @@ def config(classifier: bool) -> Callable[[Method], dict[str, Any]]:
     return write
 
 
-FORMATS = (
-    Format(
-        "ConvNeXt",
-        "encoder",
-        accepts=FAMILY.holds,
-        settings=settings(False),
-        refusal=refusal,
-        layout=layout(False),
-        config=config(False),
-        theirs=modules.probe(FAMILY),
-        buffers=head_norm,
-    ),
-    Format(
-        "ConvNeXt",
-        "classifier",
-        accepts=FAMILY.holds_classifier,
-        settings=settings(True),
-        refusal=refusal,
-        layout=layout(True),
-        config=config(True),
-        theirs=modules.probe(FAMILY),
-    ),
+FORMATS = modules.both_parts(
+    FAMILY,
+    settings=settings,
+    refusal=refusal,
+    layout=layout,
+    config=config,
+    encoder=dict(buffers=head_norm),
 )

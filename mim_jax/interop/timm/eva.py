@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Format, Probe
+from mim_jax.interop.format import Probe
 from mim_jax.interop.huggingface.common import final_norm
 from mim_jax.interop.name_map import Rule
 from mim_jax.interop.rules import PATCHES, dense, eva_block, norm, same
@@ -229,18 +229,12 @@ def config(classifier: bool) -> Callable[[Method], dict[str, Any]]:
     return write
 
 
-FORMATS = tuple(
-    Format(
-        "Eva",
-        "classifier" if classifier else "encoder",
-        accepts=FAMILY.holds_classifier if classifier else FAMILY.holds,
-        settings=settings(classifier),
-        refusal=refusal,
-        layout=layout(classifier),
-        config=config(classifier),
-        theirs=modules.probe(FAMILY) if classifier else theirs,
-        ours=None if classifier else tokens_of,
-        switches=("mlp", "rope", "mlp_norm", "attention_norm"),
-    )
-    for classifier in (False, True)
+FORMATS = modules.both_parts(
+    FAMILY,
+    settings=settings,
+    refusal=refusal,
+    layout=layout,
+    config=config,
+    encoder=dict(theirs=theirs, ours=tokens_of),
+    switches=("mlp", "rope", "mlp_norm", "attention_norm"),
 )

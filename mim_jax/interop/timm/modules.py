@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import einops
 import numpy as np
 
 from mim_jax.errors import ConfigError, DataError, nearest
-from mim_jax.interop.format import CannotRun, Probe
+from mim_jax.interop.format import CannotRun, Format, Probe
 from mim_jax.interop.source import Source
 from mim_jax.interop.timm.common import PASSIVE, STORED_TABLES, TOKENS, Family, named
 from mim_jax.interop.torch_side import module
@@ -184,3 +184,32 @@ def _without_registers(model: Any, tokens: np.ndarray) -> np.ndarray:
     count = getattr(model, "num_reg_tokens", 0)
     first = getattr(model, "num_prefix_tokens", 0) - count
     return np.delete(tokens, range(first, first + count), axis=1)
+
+
+def both_parts(
+    family: Family,
+    *,
+    settings: Callable[[bool], Any],
+    refusal: Callable[[Any], str],
+    layout: Callable[[bool], Any],
+    config: Callable[[bool], Any],
+    encoder: Mapping[str, Any] | None = None,
+    **both: Any,
+) -> tuple[Format, Format]:
+    """The formats of a family's encoder and classifier. settings, layout, config: whether with a classifier -> field of
+    the format; encoder: fields of the encoder's format alone; both: of either."""
+
+    def part(classifier: bool) -> Format:
+        fields = dict(theirs=probe(family)) | both | ({} if classifier else dict(encoder or {}))
+        return Format(
+            family.name,
+            "classifier" if classifier else "encoder",
+            accepts=family.holds_classifier if classifier else family.holds,
+            settings=settings(classifier),
+            refusal=refusal,
+            layout=layout(classifier),
+            config=config(classifier),
+            **fields,
+        )
+
+    return part(False), part(True)

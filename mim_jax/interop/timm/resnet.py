@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Arrays, Format
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.name_map import NameMap, Rule
 from mim_jax.interop.original.spark import batch_norm, conv
 from mim_jax.interop.rules import dense, under
@@ -145,17 +145,11 @@ def config(classifier: bool) -> Callable[[Method], dict[str, Any]]:
     return write
 
 
-FORMATS = tuple(
-    Format(
-        "ResNet",
-        "classifier" if classifier else "encoder",
-        accepts=FAMILY.holds_classifier if classifier else FAMILY.holds,
-        settings=settings(classifier),
-        refusal=refusal,
-        layout=layout(classifier),
-        config=config(classifier),
-        theirs=modules.probe(FAMILY),
-        buffers=counters,
-    )
-    for classifier in (False, True)
+FORMATS = modules.both_parts(
+    FAMILY,
+    settings=settings,
+    refusal=refusal,
+    layout=layout,
+    config=config,
+    buffers=counters,
 )

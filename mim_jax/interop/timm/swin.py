@@ -6,10 +6,10 @@ timm counts the merging of patches to the stage that follows it, ours to the sta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Format
 from mim_jax.interop.name_map import NameMap, Rule
 from mim_jax.interop.rules import dense, norm, under
 from mim_jax.interop.source import Source
@@ -223,16 +223,13 @@ def config(arch: str, classifier: bool) -> Callable[[Method], dict[str, Any]]:
 
 
 FORMATS = tuple(
-    Format(
-        FAMILIES[arch].name,
-        "classifier" if classifier else "encoder",
-        accepts=FAMILIES[arch].holds_classifier if classifier else FAMILIES[arch].holds,
-        settings=settings(arch, classifier),
+    form
+    for arch, family in FAMILIES.items()
+    for form in modules.both_parts(
+        family,
+        settings=partial(settings, arch),
         refusal=refusal(arch),
-        layout=layout(classifier),
-        config=config(arch, classifier),
-        theirs=modules.probe(FAMILIES[arch]),
+        layout=layout,
+        config=partial(config, arch),
     )
-    for arch in FAMILIES
-    for classifier in (False, True)
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Arrays, Format
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.huggingface.common import final_norm
 from mim_jax.interop.rules import PATCHES, dense, norm, same, timm_block
 from mim_jax.interop.source import Source
@@ -208,20 +209,14 @@ def config(classifier: bool) -> Callable[[Method], dict[str, Any]]:
     return write
 
 
-FORMATS = tuple(
-    Format(
-        "VisionTransformer",
-        "classifier" if classifier else "encoder",
-        accepts=FAMILY.holds_classifier if classifier else FAMILY.holds,
-        settings=settings(classifier),
-        refusal=refusal,
-        layout=plain.layout(ENCODER, classifier),
-        config=config(classifier),
-        theirs=modules.probe(FAMILY),
-        ours=None if classifier else plain.tokens_of,
-        state=state,
-        buffers=buffers,
-        switches=("registers", "mlp", "activation", "pre_norm", "patch_bias"),
-    )
-    for classifier in (False, True)
+FORMATS = modules.both_parts(
+    FAMILY,
+    settings=settings,
+    refusal=refusal,
+    layout=partial(plain.layout, ENCODER),
+    config=config,
+    encoder=dict(ours=plain.tokens_of),
+    state=state,
+    buffers=buffers,
+    switches=("registers", "mlp", "activation", "pre_norm", "patch_bias"),
 )
