@@ -13,7 +13,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mim_jax import config
+    from mim_jax import config, distributed
+
+    distributed.start()  # before anything looks at the devices
     from mim_jax.pretrain import pretrain
 
     pretrain(config.load(args.config, args.overrides), args.workdir)

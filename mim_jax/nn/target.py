@@ -10,6 +10,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+TENSOR_AXIS = "tensor"  # of a mesh: shares out attention heads and hidden units
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -30,6 +32,10 @@ class Target:
         for axis in self.batch_axes:
             shards *= self.mesh.shape[axis]
         return shards
+
+    @property
+    def tensor_shards(self) -> int:
+        return dict(self.mesh.shape).get(TENSOR_AXIS, 1)
 
     @property
     def whole_activations(self) -> bool:

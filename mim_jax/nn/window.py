@@ -113,6 +113,7 @@ class WindowAttention(nn.Module):
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=self.start.kernel, bias_init=self.start.bias)
         x = to_windows(roll(x, self.grid, self.shift), self.grid, self.window)
+        # On a mesh with axis tensor XLA finds the heads by itself (`nn.heads_dense` spares the others an exchange).
         qkv = dense(3 * width, use_bias=self.bias and not self.cosine, name="qkv")(x)
         if self.bias and self.cosine:
             q_bias, v_bias = (self.param(name, nn.initializers.zeros, (width,)) for name in ("q_bias", "v_bias"))

@@ -16,6 +16,16 @@ from mim_jax.training.groups import path_name
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # over which a batch is split
+# Tensor parallelism: the first layer of a pair is split by its outputs, the second by its inputs, so that what lies
+# between stays where it is (Shoeybi et al. 2019, section 3). The fused kernel of queries, keys and values is kept by
+# its inputs and put into the order of heads when it is used (`nn.heads_dense`). Biases are small and stay whole.
+TENSOR_RULES = (
+    (r"/attn/qkv/kernel$", ("tensor", "")),
+    (r"/attn/(q|k|v)/kernel$", ("", "tensor")),
+    (r"/attn/proj/kernel$", ("tensor", "")),
+    (r"/mlp/fc1/kernel$", ("", "tensor")),
+    (r"/mlp/fc2/kernel$", ("tensor", "")),
+)
 SMALL = 2**14  # arrays with fewer values are kept whole on every device: splitting them costs more than it saves
 Tree = Any
 Rules = Sequence[tuple[str, Sequence[str]]]
@@ -61,7 +71,8 @@ def tree_shardings(tree: Tree, mesh: Mesh, rules: Rules = ()) -> Tree:
     """A sharding for every leaf of a state (arrays or shapes), optimizer moments and averages included.
 
     rules: (regular expression on the '/'-joined path, mesh axis or '' per dimension), first match wins; a leaf that
-    matches none has its largest dimension that fsdp divides split over fsdp, and small leaves stay whole.
+    matches none is split over tensor as TENSOR_RULES say, and its largest other dimension that fsdp divides over fsdp;
+    small leaves stay whole.
 
     Raises:
         ConfigError: a rule that names an unknown axis or does not fit the array.
@@ -75,12 +86,17 @@ def _sharding(name: str, leaf: Any, mesh: Mesh, rules: Rules) -> NamedSharding:
         # Scalars and optimizer counters can share a path with a parameter; a rule is about arrays of its rank.
         if re.search(pattern, name) and len(axes) == len(shape):
             return NamedSharding(mesh, _rule_spec(name, pattern, tuple(axes), shape, mesh))
-    fsdp = mesh.shape["fsdp"]
-    divisible = [d for d, size in enumerate(shape) if size % fsdp == 0]
-    if fsdp == 1 or int(np.prod(shape)) < SMALL or not divisible:
+    if int(np.prod(shape)) < SMALL:
         return replicated(mesh)
-    largest = max(divisible, key=lambda d: shape[d])
-    return NamedSharding(mesh, PartitionSpec(*("fsdp" if d == largest else None for d in range(len(shape)))))
+    axes: list[str | None] = [None] * len(shape)
+    for pattern, wanted in TENSOR_RULES:
+        if len(wanted) == len(shape) and re.search(pattern, name):
+            fits = all(not axis or size % mesh.shape[axis] == 0 for size, axis in zip(shape, wanted, strict=True))
+            axes = [axis or None for axis in wanted] if fits else axes
+    free = [d for d, size in enumerate(shape) if axes[d] is None and size % mesh.shape["fsdp"] == 0]
+    if free:
+        axes[max(free, key=lambda d: shape[d])] = "fsdp"
+    return NamedSharding(mesh, PartitionSpec(*(axis if axis and mesh.shape[axis] > 1 else None for axis in axes)))
 
 
 def _rule_spec(name: str, pattern: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -96,8 +112,18 @@ def _rule_spec(name: str, pattern: str, axes: tuple[str, ...], shape: tuple[int,
 
 
 def to_mesh(tree: Tree, shardings: Tree) -> Tree:
-    """Puts host arrays, equal on every process, where `shardings` says."""
-    return jax.tree.map(jax.device_put, tree, shardings)
+    """Puts host arrays, or arrays of one device, equal on every process, where `shardings` says."""
+    return jax.tree.map(_placed, tree, shardings)
+
+
+def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_placed(jax.random.key_data(leaf), sharding))
+    # Each process fills its own devices; device_put would compare all values between the processes first.
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def global_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -1,0 +1,63 @@
+"""Runs of several real processes on this machine: JAX's distributed runtime over CPUs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def surroundings(count: int, number: int, port: int, devices: int = 1) -> dict[str, str]:
+    """The environment of one of several processes, each with some simulated devices."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    several = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": flags,
+        **({**several, "JAX_PROCESS_ID": str(number)} if count > 1 else {}),
+    }
+
+
+def start(words: Sequence[str], count: int = 1, devices: int = 1) -> list[subprocess.Popen]:
+    """`mim-jax` with these words, in `count` processes."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "mim_jax", *words],
+            env=surroundings(count, number, port, devices),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen], timeout: float = 300) -> list[tuple[int, str, str]]:
+    """(exit status, output, errors) of each; none is left behind."""
+    try:
+        ended = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, ended, strict=True)]
+
+
+def run(words: Sequence[str], count: int = 1, devices: int = 1, timeout: float = 300) -> list[tuple[int, str, str]]:
+    ended = finish(start(words, count, devices), timeout)
+    assert all(code == 0 for code, _, _ in ended), "\n".join(errors[-3000:] for _, _, errors in ended)
+    return ended
+
+
+def folder(path: Path) -> list[str]:
+    return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
