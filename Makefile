@@ -3,7 +3,8 @@
 # make test-slow    the tests that take long
 # make lint         lint, types and import rules alone
 # make format       put the code into the house's format
-# make constraints  resolve the newest versions anew for $(PYTHON), into constraints/
+# make constraints  resolve the newest versions anew, with the hashes of their files, into constraints/
+# make audit        ask the advisory service for known holes in what constraints/ pins (needs the network)
 # make clean        remove the environment and all caches; runs stay
 #
 # Everything is kept inside this folder: the environment in .venv, runs in runs.
@@ -21,9 +22,11 @@ export XDG_CONFIG_HOME := $(CACHE)/config
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 
 tag = $(1) -c 'import sys; print("py%d%d" % sys.version_info[:2])'
-install = $(BIN)/pip install --quiet --constraint constraints/$$($(call tag,$(BIN)/python)).txt
+# Nothing is resolved and nothing is taken that the lock files do not know by its hash. promise comes as source alone.
+install = $(BIN)/pip install --quiet --no-deps --no-build-isolation --require-hashes --only-binary :all: --no-binary promise
+here = constraints/$$($(call tag,$(BIN)/python))
 
-.PHONY: quickstart test test-slow lint format constraints clean
+.PHONY: quickstart test test-slow lint format constraints audit clean
 
 quickstart: $(VENV)/.installed
 	@$(BIN)/python tools/quickstart.py
@@ -52,25 +55,37 @@ $(VENV)/.installed: pyproject.toml $(wildcard constraints/*.txt)
 	esac
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing mim_jax into $(VENV) (about a minute, once)"
-	@$(install) --editable .
+	@$(install) --requirement constraints/build.txt
+	@$(install) --requirement $(here).txt
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "installing the tools for tests and lint"
-	@$(install) --editable ".[dev,fast]"
+	@$(install) --requirement $(here)-dev.txt
 	@touch $@
 
-# Optional by nature: without torch the comparisons with it are skipped, and say so.
+# Optional by nature: without torch the comparisons with it are skipped, and say so. A build of torch for CPUs is a
+# tenth of the download; it is taken where pip's own settings offer the one that is known.
 $(VENV)/.interop: $(VENV)/.dev
-	@if $(install) --no-compile --constraint constraints/interop.txt torch transformers onnx onnx-ir onnxruntime && \
-	    $(install) --no-compile --no-deps --constraint constraints/interop.txt timm torchvision jax2onnx dm-pix equinox chex toolz; then touch $@; \
+	@if $(install) --no-compile --requirement $(here)-interop.txt && \
+	    { $(install) --no-compile --requirement constraints/torch-cpu.txt 2> $(VENV)/torch-cpu.log || \
+	      $(install) --no-compile --requirement $(here)-torch.txt; }; then touch $@; \
 	 else echo "torch could not be installed: the tests that compare with it are skipped"; fi
 
-constraints:
-	@fresh=$$(mktemp -d) && tag=$$($(call tag,$(PYTHON))) && $(PYTHON) -m venv $$fresh && \
-	 $$fresh/bin/pip install --quiet ".[dev,fast]" && \
-	 $$fresh/bin/pip freeze --exclude mim_jax > constraints/$$tag.new && \
-	 mv constraints/$$tag.new constraints/$$tag.txt; rm -rf $$fresh
+$(VENV)/.tools: constraints/tools.txt
+	@$(PYTHON) -m venv $(VENV)/tools
+	@$(VENV)/tools/bin/pip install --quiet --no-deps --require-hashes --only-binary :all: --requirement $<
+	@touch $@
+
+constraints: $(VENV)/.tools
+	@PATH="$(CURDIR)/$(VENV)/tools/bin:$$PATH" $(VENV)/tools/bin/python tools/lock.py
+
+# The advisory service is asked for every file; what it says about torch's build for CPUs is what it says about torch.
+audit: $(VENV)/.tools
+	@for lock in $(filter-out %/torch-cpu.txt,$(wildcard constraints/*.txt)); do \
+	   echo "$$lock"; $(VENV)/tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement $$lock || exit 1; \
+	 done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -49,6 +49,7 @@ IMMATERIAL = (
     "data.threads",
     "data.prefetch",
     "training.log_every",
+    "training.log_records",
     "training.checkpoint",
     "training.evaluate",
     "training.tensorboard",
@@ -218,13 +219,16 @@ def load_json(path: str | os.PathLike[str]) -> ConfigDict:
         values = json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise ConfigError(f"there is no saved config {path}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as a saved config: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a saved config: expected an object of sections")
     restored = _restore(values)
-    _fill(restored, recipes.pretrain().to_dict())
-    config = ConfigDict(restored)
+    try:
+        _fill(restored, recipes.pretrain().to_dict())
+        config = ConfigDict(restored)
+    except (AttributeError, KeyError, TypeError) as error:  # a value where a section has to be, a key such as __class__
+        raise ConfigError(f"{path} is not a saved config: {' '.join(str(error).split())}") from error
     config.lock()
     return config
 

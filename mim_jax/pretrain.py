@@ -20,11 +20,9 @@ from mim_jax.report.online import Reconstructions
 from mim_jax.report.page import write_page
 from mim_jax.training import start
 from mim_jax.training.data import TrainData
-from mim_jax.training.loop import train
+from mim_jax.training.loop import finished, train
 from mim_jax.training.optimizer import check as check_optimizer
-from mim_jax.training.resolve import plan
 from mim_jax.training.runs import IMPORT_NOTE
-from mim_jax.training.sharding import make_mesh
 from mim_jax.training.validation import ValidationLoss
 from mim_jax.training.views import Views
 
@@ -102,4 +100,4 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> bool:
     last = train(config, workdir, method, data, evaluators, partial(frozen.read, method), begin)
     if jax.process_index() == 0:
         write_page(workdir)
-    return int(last.step) == plan(config, data.records, make_mesh(config.mesh)).total_steps
+    return finished(workdir, last)

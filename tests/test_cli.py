@@ -12,6 +12,7 @@ import pytest
 
 from mim_jax import cli, recipes
 from mim_jax.commands.base import parse
+from mim_jax.doctor import Expected
 from mim_jax.errors import ConfigError
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "numpy", "PIL", "sklearn", "matplotlib", "ml_collections")
@@ -239,7 +240,14 @@ def test_data_tfds(library, capsys):
 def test_doctor(library, well):
     doctor = library("mim_jax.doctor.doctor", return_value=well)
     assert cli.main(["doctor", "--workdir", "w", "--timeout", "2"]) == (0 if well else 1)
-    doctor.assert_called_once_with("w", timeout=2.0)
+    doctor.assert_called_once_with("w", timeout=2.0, expected=Expected(), data="")
+
+
+def test_doctor_of_many_hosts(library):
+    doctor = library("mim_jax.doctor.doctor", return_value=True)
+    assert cli.main(["doctor", "--expect-hosts", "4", "--expect-devices", "16", "--config", "c.py"]) == 0
+    doctor.assert_called_once_with("runs", timeout=60.0, expected=Expected(16, 4), data="c.py")
+    assert cli.main(["doctor", "--config", "c.py", "--data", "digits"]) == 2
 
 
 def test_doctor_nan(library):

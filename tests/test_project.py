@@ -21,9 +21,12 @@ def pyproject(root):
     return tomllib.loads((root / "pyproject.toml").read_text())
 
 
+PARTS = ("", "-dev", "-interop", "-torch")
+
+
 def pins(root, name: str) -> dict[str, str]:
-    lines = (line for line in (root / "constraints" / f"{name}.txt").read_text().splitlines() if line[:1] not in "#")
-    return dict((_canonical(name), version) for name, version in (line.split("==") for line in lines if line))
+    lines = re.findall(r"^([\w.-]+)==([^ \n;]+)", (root / "constraints" / f"{name}.txt").read_text(), re.MULTILINE)
+    return {_canonical(name): version for name, version in lines}
 
 
 def _canonical(name: str) -> str:
@@ -36,7 +39,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("python", PINS)
 def test_what_is_pinned_is_what_is_required(root, pyproject, python):
-    pinned = pins(root, python)
+    pinned = pins(root, python) | pins(root, f"{python}-dev")
     required = [*pyproject["project"]["dependencies"], *pyproject["project"]["optional-dependencies"]["dev"]]
     for line in required:
         name, bound = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+])?>=([\d.]+)", line).groups()
@@ -52,10 +55,37 @@ def test_the_oldest_pins_are_the_lower_bounds(root, pyproject):
         assert _release(pinned[_canonical(name)])[: min(2, len(bound))] == bound[:2], line
 
 
-@pytest.mark.parametrize("name", [*PINS, "interop"])
-def test_pins_name_no_place(root, name):
+LOCKS = ["build", "tools", "torch-cpu", *(python + part for python in PINS for part in PARTS)]
+
+
+def test_every_lock_file_is_known(root):
+    assert sorted(path.stem for path in (root / "constraints").glob("*")) == sorted(LOCKS)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_locks_name_no_place_and_know_every_file_by_its_hash(root, name):
     text = (root / "constraints" / f"{name}.txt").read_text()
-    assert "://" not in text and "@" not in text and "--" not in text
+    assert "://" not in text and "@" not in text
+    packages = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert packages
+    for block in packages:
+        first, *hashes = block.strip().split(" \\\n")
+        assert re.fullmatch(r"[\w.-]+==[\w.+]+( ; [^#@]+)?", first)
+        assert hashes and all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}", line) for line in hashes), first
+
+
+@pytest.mark.parametrize("python", PINS)
+def test_parts_of_a_lock_do_not_contradict_each_other(root, python):
+    parts = [pins(root, python + part) for part in PARTS]
+    assert sum(map(len, parts)) == len({name for part in parts for name in part})
+    assert pins(root, "torch-cpu")["torch"].partition("+")[0] == parts[-1]["torch"]
+
+
+def test_nothing_is_installed_without_its_hash(root):
+    """Every line of the Makefile that calls pip asks for hashes, but for the project itself, which takes nothing."""
+    for line in (root / "Makefile").read_text().splitlines():
+        if re.search(r"bin/pip install|\$\(BIN\)/pip install", line):
+            assert "--require-hashes" in line or "--no-deps --no-build-isolation --no-index --editable ." in line, line
 
 
 def test_version_licence_and_entry_point(root, pyproject):

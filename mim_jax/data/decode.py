@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mim_jax.data.jpeg import Pending
+from mim_jax.data import npyfile
+from mim_jax.data.jpeg import MOST_SCANS, Pending, scans
 from mim_jax.errors import DataError
 
 # Pillow's own limit would warn, or refuse what `data.max_pixels` allows; ours is applied before anything is decoded.
@@ -20,7 +21,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 Picture = Image.Image | np.ndarray
 
-_NPY = b"\x93NUMPY"
+# What is tried at all: some of Pillow's other formats start programs or read further files.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LUMA = np.array([19595, 38470, 7471], np.int64)  # ITU-R 601-2 in 16-bit fixed point, as Pillow and libjpeg have it
 
@@ -40,12 +42,9 @@ def decode(image: bytes | np.ndarray, *, channels: int, dtype: np.dtype, max_pix
     if isinstance(image, bytes):
         if not image:
             raise DataError("is empty (zero bytes)")
-        if not image.startswith(_NPY):
+        if not image.startswith(npyfile.MAGIC):
             return _decode_file(image, channels, dtype, max_pixels)
-        try:
-            array = np.load(io.BytesIO(image), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"is not a whole .npy file: {error}") from error
+        array = npyfile.load(image)
     else:
         array = image
     return _check_array(array, channels, dtype, max_pixels)
@@ -62,10 +61,23 @@ def height_width(picture: Picture | Pending) -> tuple[int, int]:
     return picture.shape[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
 
 
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Pillow's image with nothing decoded yet.
+
+    Raises:
+        DataError: more pixels than `max_pixels`, or more passes over them than any encoder makes.
+        OSError: not an image of a known format.
+    """
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_size(image.height, image.width, max_pixels)
+    if image.format in ("JPEG", "MPO") and (found := scans(data)) > MOST_SCANS:
+        raise DataError(f"has {found} scans, more than any encoder writes ({MOST_SCANS}), each a pass over all pixels")
+    return image
+
+
 def _decode_file(data: bytes, channels: int, dtype: np.dtype, max_pixels: int) -> Picture:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_size(image.height, image.width, max_pixels)
+        with open_image(data, max_pixels) as image:
             image.load()
             if image.format == "TIFF" or "exif" in image.info or "Raw profile type exif" in image.info:
                 ImageOps.exif_transpose(image, in_place=True)

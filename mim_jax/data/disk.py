@@ -148,10 +148,11 @@ def _open(path: str, expected: dict[str, Any], source: Source) -> DiskCache:
     with open(path, "rb") as file:
         try:
             header = json.loads(file.read(HEADER))
-        except ValueError:
+        except (ValueError, RecursionError):
             header = {}
         table = file.read(expected["count"] * 5 * 8)
-    if header.get("format") != FORMAT or os.path.getsize(path) != header["bytes"]:
+    size = os.path.getsize(path)
+    if not isinstance(header, dict) or header.get("format") != FORMAT or size != header.get("bytes"):
         raise DataError(f"data.cache: '{path}' is not a whole cache of pixels; delete it, and it is made anew")
     changed = [key for key, value in expected.items() if header.get(key) != value]
     if changed:
@@ -159,6 +160,16 @@ def _open(path: str, expected: dict[str, Any], source: Source) -> DiskCache:
             f"data.cache: '{path}' holds other records than data source '{source.spec}' has now ({changed[0]} "
             "differs); delete it, and it is made anew"
         )
-    return DiskCache(
-        path, np.frombuffer(table, np.int64).reshape(-1, 5), expected["channels"], np.dtype(expected["dtype"])
-    )
+    places, dtype = np.frombuffer(table, np.int64).reshape(-1, 5), np.dtype(expected["dtype"])
+    if not _within(places, expected["channels"] * dtype.itemsize, size):
+        raise DataError(f"data.cache: '{path}' is damaged; delete it, and it is made anew")
+    return DiskCache(path, places, expected["channels"], dtype)
+
+
+def _within(table: Int64[np.ndarray, "N 5"], pixel: int, size: int) -> bool:
+    """Whether every record lies behind the table and inside of the file."""
+    offset, height, width = table[table[:, 0] != ABSENT, :3].T
+    if not len(offset):
+        return True
+    sides = min(height.min(), width.min()) > 0 and max(height.max(), width.max()) < 1 << 24
+    return bool(sides and offset.min() >= HEADER + table.nbytes and (offset <= size - height * width * pixel).all())

@@ -20,6 +20,7 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the other three are table
 _SHORTENABLE = (0xC0, 0xC1)  # sequential Huffman: rows come from top to bottom
 _APP1, _SCAN = 0xE1, 0xDA
 _EXIF, _ORIENTATION = b"Exif", 0x0112
+MOST_SCANS = 100  # a progressive file has about ten; one of a megabyte can have so many that it takes minutes
 _scratch = threading.local()
 
 
@@ -74,7 +75,10 @@ def _frame(data: bytes, at: int, marker: int) -> Header | None:
     components = data[at + 9]
     if components not in (1, 3) or length != 8 + 3 * components or not height or not width:
         return None
-    block = 8 * max(data[at + 11 + 3 * i] & 15 for i in range(components))
+    factors = [data[at + 11 + 3 * i] for i in range(components)]
+    if not all(1 <= factor & 15 <= 4 and 1 <= factor >> 4 <= 4 for factor in factors):
+        return None
+    block = 8 * max(factor & 15 for factor in factors)
     # What is cut off below must not hide that the file is truncated there.
     whole = marker in _SHORTENABLE and _END in data[-64:]
     return Header(at + 5, height, width, components, block, whole)
@@ -108,9 +112,14 @@ class Pending:
         return np.repeat(image, 3, axis=2) if found.components < self._channels else image
 
 
+def scans(data: bytes) -> int:
+    """How many passes over the pixels a JPEG file asks for, thumbnails included; pixels' bytes never look so."""
+    return data.count(b"\xff" + bytes([_SCAN]))
+
+
 def pending(data: bytes | np.ndarray, channels: int, whole: Callable[[], np.ndarray]) -> Pending | None:
     """A record that can be decoded here, else None."""
-    if not isinstance(data, bytes) or (found := header(data)) is None:
+    if not isinstance(data, bytes) or (found := header(data)) is None or scans(data) > MOST_SCANS:
         return None
     # Grey of a colour image is Pillow's luma, not the file's.
     return Pending(data, found, channels, whole) if (found.components, channels) in ((1, 1), (1, 3), (3, 3)) else None

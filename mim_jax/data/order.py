@@ -51,6 +51,8 @@ class ShuffledOrder(Order):
             )
         self.seed = seed
         self.steps_per_epoch = len(indices) // batch_size
+        # (epoch, records): in this epoch batches begin so many records later; of runs whose batch size has changed.
+        self.lead = (0, 0)
         self._orders: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -62,7 +64,8 @@ class ShuffledOrder(Order):
 
     def local(self, step: int) -> tuple[int, Int64[np.ndarray, " B"]]:
         epoch, within = divmod(step, self.steps_per_epoch)
-        first = within * self.batch_size + self._from
+        lead = self.lead[1] if epoch == self.lead[0] else 0
+        first = within * self.batch_size + lead + self._from
         return epoch, self.indices[self._order(epoch)[first : first + self.local_size]]
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -10,20 +10,18 @@ of one channel (PNG of mode L, P or I;16: a palette's numbers are the labels) or
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, Shaped
-from PIL import Image
 
-from mim_jax.data.decode import decode, pixels
+from mim_jax.data import npyfile
+from mim_jax.data.decode import decode, open_image, pixels
 from mim_jax.data.sources import Record, Source, Spec, parse
 from mim_jax.errors import DataError, nearest
 
 NO_LABEL = -1  # in label maps: counts for nothing. In depth maps 0 does.
-_NPY = b"\x93NUMPY"
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 
 
@@ -111,7 +109,7 @@ class Pairs:
                 decode(image_record["image"], channels=channels, dtype=np.dtype(np.uint8), max_pixels=max_pixels)
             )
         with _naming(self.spec, "map", map_name):
-            values = rule(read_map(map_record["image"]))
+            values = rule(read_map(map_record["image"], max_pixels))
             if values.shape != image.shape[:2]:
                 raise DataError(
                     f"is {values.shape[1]} x {values.shape[0]}, but its image '{name}' is "
@@ -120,22 +118,21 @@ class Pairs:
         return Pair(image, values, name)
 
 
-def read_map(data: bytes | np.ndarray) -> Shaped[np.ndarray, "H W"]:
+def read_map(data: bytes | np.ndarray, max_pixels: int = 100_000_000) -> Shaped[np.ndarray, "H W"]:
     """The numbers of a map file as they are stored. Raises DataError where it is not a map of one channel."""
-    if isinstance(data, bytes) and not data.startswith(_NPY):
+    if isinstance(data, bytes) and not data.startswith(npyfile.MAGIC):
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with open_image(data, max_pixels) as image:
                 image.load()
                 mode, array = image.mode, np.asarray(image)
+        except DataError:
+            raise
         except Exception as error:  # Pillow's plugins raise many kinds at damaged files; all mean the same here
             raise DataError(f"is not an image that can be read: {error}") from error
         if mode not in _MODES:
             raise DataError(f"is a colour image ({mode}); a map has one number per pixel (mode L, P or I;16)")
         return array
-    try:
-        array = np.load(io.BytesIO(data), allow_pickle=False) if isinstance(data, bytes) else data
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"is not a whole .npy file: {error}") from error
+    array = npyfile.load(data) if isinstance(data, bytes) else data
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if array.ndim != 2:
         raise DataError(f"has shape {array.shape}, not (height, width)")

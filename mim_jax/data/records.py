@@ -14,6 +14,7 @@ from mim_jax.data.jpeg import Pending, pending
 from mim_jax.data.kept import AUTO_BYTES, Kept, size_of
 from mim_jax.data.settings import Settings
 from mim_jax.data.sources import Source
+from mim_jax.data.sources.base import check_label
 from mim_jax.errors import DataError
 
 
@@ -72,8 +73,8 @@ class Records:
             if later is not None and later.height * later.width > self._max_pixels:
                 later = None  # it is refused in the usual words
             picture: Picture | Pending = self._decode(image) if later is None else later
-            if source.labelled and record["label"] is None:
-                raise DataError("has no label, though others have one")
+            if source.labelled:
+                check_label(record["label"])
         except DataError as error:
             raise self._named(i, error) from error
         return picture, record["label"]

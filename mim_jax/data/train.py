@@ -43,6 +43,7 @@ class TrainBatches(Iterator[Batch]):
         order = ShuffledOrder(indices, batch_size, process_index, process_count, seed)
         names = [view.name for view in settings.views]
         records = Records(self.source, settings)
+        self._order = order
         self._loader = ChunkLoader(
             records,
             settings.views,
@@ -96,6 +97,11 @@ class TrainBatches(Iterator[Batch]):
         """Goes to a position; what was read ahead is thrown away."""
         self.close()
         self._step = int(state["step"])
+
+    def lead(self, epoch: int, records: int) -> None:
+        """Lets the batches of one epoch begin so many records later: the rest of an epoch under a new batch size."""
+        self.close()
+        self._order.lead = (epoch, records)
 
     def close(self) -> None:
         """Ends threads and worker processes; the next batch starts new ones."""

@@ -156,7 +156,16 @@ def training() -> dict:
         "precision": "bf16",  # compute: bf16 | fp32; parameters and losses are always fp32
         "log_every": 50,  # steps
         "on_nonfinite": "stop",  # stop | skip
-        "max_skipped": 20,  # with skip: steps in a row
+        "max_skipped": 20,  # with skip: batches in all
+        # off | rewind: where the loss jumps, go back to a checkpoint and leave the batches around the jump out
+        "on_spike": "off",
+        "spike": {
+            "factor": 3.0,  # times the median of the last losses
+            "window": 64,  # so many of them
+            "leave_out": 4,  # batches, the one whose loss jumped the last of them
+            "most": 5,  # rewinds; later jumps are only noted
+        },
+        "log_records": False,  # write the record numbers of every step into records/
         "checkpoint": {
             "every_epochs": 10.0,
             "every_minutes": 30.0,  # and at least this often; 0: never by time

@@ -80,7 +80,10 @@ def data_to_json(data_state: DataState) -> dict[str, Any]:
 
 def data_from_json(stored: Mapping[str, Any]) -> DataState:
     """Inverse of `data_to_json`."""
-    return base64.b64decode(stored["base64"]) if "base64" in stored else stored["json"]
+    try:
+        return base64.b64decode(stored["base64"]) if "base64" in stored else stored["json"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError("the checkpoint's position in the data is not one that mim_jax has written") from error
 
 
 def params_hash(params: Tree) -> str:

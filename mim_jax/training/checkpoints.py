@@ -3,23 +3,27 @@
 Each field of the training state that holds arrays is an item of its own, so that an evaluation reads `params` without
 knowing the optimizer; single numbers share the item `counters`. Beside them stand `data` (the position in the data)
 and `meta` (step, metrics and what the run adds, such as the seed), both JSON. No pickle anywhere.
+
+A finished checkpoint gets digests of its files. What no longer agrees with them is damaged: a run sets it aside, into
+`checkpoints/damaged`, and goes on from the one before; a reader names it and touches nothing.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
-from etils import epath
-from orbax.checkpoint import checkpoint_managers as policies
+from jax.experimental import multihost_utils
 
 from mim_jax.errors import CheckpointError
+from mim_jax.training import checkpoint_digests as digests
+from mim_jax.training import checkpoint_frozen
 from mim_jax.training.checkpoint_items import (
     DataState,
     compare,
@@ -30,12 +34,29 @@ from mim_jax.training.checkpoint_items import (
     state_items,
     with_items,
 )
+from mim_jax.training.checkpoint_options import (
+    absolute,
+    is_full,
+    lowest_is_best,
+    opened,
+    options_of,
+    quiet,
+    reason_of,
+    steps_in,
+    why_not,
+)
 from mim_jax.training.signals import SaveClock
 
-__all__ = ["Checkpoints", "params_hash", "quiet"]
+__all__ = ["Checkpoints", "DamagedError", "params_hash", "quiet"]
+
+DAMAGED = "damaged"
 
 Tree = Any
 Which = int | Literal["best"] | None
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that is not what was written."""
 
 
 class Checkpoints:
@@ -45,6 +66,8 @@ class Checkpoints:
         ends in 'loss', else the highest.
     meta: further facts for the `meta` item, such as the seed.
     read_only: for readers, also beside a running training; touches nothing.
+    trouble(step, kind, sentence): is told of what the run survives: a checkpoint that could not be written (kind
+        'disk full') or that is damaged ('damaged checkpoint'). Without it a failed save raises.
 
     Raises:
         CheckpointError: read_only, and there is no such directory.
@@ -59,16 +82,30 @@ class Checkpoints:
         metric: str = "knn",
         meta: Mapping[str, Any] | None = None,
         read_only: bool = False,
+        trouble: Callable[[int, str, str], None] | None = None,
     ):
         quiet()
-        self.workdir = _absolute(workdir)
+        self.workdir = absolute(workdir)
         self.directory = self.workdir / "checkpoints"
         self.metric, self.meta = metric, dict(meta or {})
         self._clock: SaveClock | None = None
         if read_only and not self.directory.exists():
             raise CheckpointError(f"{workdir} holds no checkpoints; train there first, or name another run directory")
-        options = _options(max(keep, 1), keep_best, metric, read_only)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._trouble, self._writing, self._lost = trouble, -1, -1
+        self._options = options_of(max(keep, 1), keep_best, metric, read_only, self._finished)
+        self._manager = self._open(read_only)
+
+    def _open(self, read_only: bool) -> ocp.CheckpointManager:
+        try:
+            return ocp.CheckpointManager(self.directory, options=self._options)
+        except Exception as error:  # Orbax reads the metrics of every step at once, and stumbles over any
+            for step in reversed(steps_in(self.directory)):
+                if reason := digests.fault(self.directory / str(step)):
+                    if read_only:
+                        raise self._damaged(step, reason) from error
+                    self._move(step, DAMAGED)
+                    self._tell(step, "damaged checkpoint", self._set_aside_sentence(step, reason))
+        return opened(self.directory, self._options)
 
     def save(
         self,
@@ -94,10 +131,13 @@ class Checkpoints:
         items["data"] = ocp.args.JsonSave(data_to_json(data_state))
         items["meta"] = ocp.args.JsonSave({**self.meta, "step": step, "metrics": numbers})
         judged = {self.metric: numbers[self.metric]} if self.metric in numbers else None
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=judged, force=True)
         if self._clock:
             self._clock.reset()
-        return True
+        self.wait()
+        with self._failure(step):
+            self._writing = step
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=judged, force=True)
+        return self._lost != step
 
     def restore(self, abstract_state: Any, step: Which = None) -> tuple[Any, DataState, int]:
         """(state, data position, step) of checkpoint `step` (None: the latest; 'best'; a number).
@@ -112,6 +152,42 @@ class Checkpoints:
         found = self._read(step, {name: placed(tree) for name, tree in wanted.items()}, ("data",))
         return with_items(abstract_state, {name: found[name] for name in wanted}), data_from_json(found["data"]), step
 
+    def restore_sound(self, abstract_state: Any, before: int | None = None) -> tuple[Any, DataState, int] | None:
+        """`restore` of the newest checkpoint (of a step up to `before`) that is undamaged; None where there is none.
+
+        Damaged ones on the way are set aside, into `checkpoints/damaged`, and told of.
+
+        Raises:
+            CheckpointError: all that there were are damaged; or a sound one has other shapes.
+        """
+        self.wait()
+        for step in reversed([s for s in self.all_steps() if before is None or s <= before]):
+            reason = self._agreed_fault(step)
+            if not reason:
+                try:
+                    return self.restore(abstract_state, step)
+                except DamagedError as error:
+                    if jax.process_count() > 1:  # the others may have read it well
+                        raise
+                    reason = reason_of(error.__cause__ or error)
+            self.set_aside(step, DAMAGED)
+            self._tell(step, "damaged checkpoint", self._set_aside_sentence(step, reason))
+        if not self.all_steps() and (damaged := steps_in(self.directory / DAMAGED)):
+            raise CheckpointError(
+                f"all checkpoints of {self.workdir} are damaged (steps {', '.join(map(str, damaged))}, set aside in "
+                f"{self.directory / DAMAGED}); put one back from a copy into {self.directory}, or begin anew in "
+                "another --workdir"
+            )
+        return None
+
+    def set_aside(self, step: int, where: str) -> None:
+        """Moves a checkpoint into `checkpoints/<where>`, where no one looks for checkpoints; nothing is deleted."""
+        if jax.process_index() == 0:
+            self._move(step, where)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
+        self._manager.reload()
+
     def restore_params(self, abstract: Mapping[str, Tree | None], step: Which = None) -> tuple[dict[str, Tree], int]:
         """({field: tree}, step): only the named fields of the state, such as params, ema and extra.
 
@@ -122,6 +198,8 @@ class Checkpoints:
             CheckpointError: as `restore`.
         """
         step = self._pick(step)
+        if reason := digests.fault(self.directory / str(step), abstract):
+            raise self._damaged(step, reason)
         stored = self._stored(step, [name for name, tree in abstract.items() if tree is None])
         shapes = {name: _shapes(stored.get(name, {})) if tree is None else tree for name, tree in abstract.items()}
         wanted = {name: placed(tree) for name, tree in shapes.items() if jax.tree.leaves(tree)}
@@ -133,12 +211,7 @@ class Checkpoints:
 
     def save_frozen(self, frozen: Tree) -> None:
         """Writes `frozen` to `workdir/frozen`, once per run; nothing if it holds no arrays or is already there."""
-        path = self.workdir / "frozen"
-        if not jax.tree.leaves(frozen) or path.exists():
-            return
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(path, frozen)
-            checkpointer.wait_until_finished()
+        checkpoint_frozen.save(self.workdir / "frozen", frozen)
 
     def restore_frozen(self, abstract: Tree) -> Tree:
         """The `frozen` tree of the run, placed as `abstract` says.
@@ -146,19 +219,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it is missing, damaged or of other shapes.
         """
-        if not jax.tree.leaves(abstract):
-            return abstract
-        path, mend = self.workdir / "frozen", "restore it from a copy of the run, or start a new workdir"
-        if not path.exists():
-            raise CheckpointError(f"{path} is missing, and the method has frozen parts; {mend}")
-        try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                compare({"frozen": abstract}, {"frozen": checkpointer.metadata(path).item_metadata.tree}, str(path))
-                return checkpointer.restore(path, placed(abstract))
-        except CheckpointError:
-            raise
-        except Exception as error:
-            raise CheckpointError(f"{path} is damaged ({_reason(error)}); {mend}") from error
+        return checkpoint_frozen.restore(self.workdir / "frozen", abstract)
 
     def clock(self, every_minutes: float) -> SaveClock:
         """Says when to save by time; every save starts it anew."""
@@ -175,16 +236,87 @@ class Checkpoints:
         """The best kept step by `metric`; None while none was saved with it."""
         judged = {step: self._manager.metrics(step) or {} for step in self.all_steps()}
         values = {step: metrics[self.metric] for step, metrics in judged.items() if self.metric in metrics}
-        best = min if _lowest_is_best(self.metric) else max
+        best = min if lowest_is_best(self.metric) else max
         return best(values, key=lambda step: values[step]) if values else None
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when all that was saved is on disk, or has failed to be."""
+        with self._failure(self._writing):
+            self._manager.wait_until_finished()
+        if self._writing < 0:
+            return
+        folder = self.directory / str(self._writing)
+        if jax.process_index() == 0 and (folder / digests.FILE).exists():
+            with contextlib.suppress(OSError):
+                digests.add_digests(folder)
+        if 0 <= self._lost < self._writing:
+            self._tell(self._writing, "disk has space", f"the checkpoint of step {self._writing} is written again")
+            self._lost = -1
+        self._writing = -1
+
+    def poll(self) -> None:
+        """Notices early that a save has failed; costs nothing while one is under way."""
+        if self._writing >= 0 and jax.process_count() == 1 and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def close(self) -> None:
-        """Waits, then lets go of Orbax's threads."""
+        """Waits, then lets go of Orbax's threads; safe to call twice."""
+        self.wait()
         self._manager.close()
+
+    def _finished(self) -> None:
+        """Runs in Orbax's thread when all files of a checkpoint are written, just before it gets its name."""
+        if jax.process_index() != 0:
+            return
+        names = (f"{self._writing}.orbax-checkpoint-tmp", str(self._writing))  # a bucket's has its name at once
+        for folder in (self.directory / name for name in names):
+            if folder.exists():
+                with contextlib.suppress(OSError):  # a full disk: the checkpoint is whole all the same
+                    digests.write_digests(folder)
+                return
+
+    @contextlib.contextmanager
+    def _failure(self, step: int):
+        """A save that fails is told of, and its remains, which fill the disk, are removed."""
+        try:
+            yield
+        except Exception as error:
+            if self._trouble is None or jax.process_count() > 1:  # the other processes would wait for this one
+                raise
+            self._lost, self._writing = step, -1
+            # A new one in its place: its threads keep further errors, and it had counted on removing older checkpoints.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                left.rmtree(missing_ok=True)
+            self._manager = self._open(read_only=False)
+            kept = f"the one of step {self.all_steps()[-1]} is kept" if self.all_steps() else "there is no earlier one"
+            sentence = (
+                f"the checkpoint of step {step} could not be written ({why_not(error)}); {kept}, training goes on"
+            )
+            self._tell(step, "disk full" if is_full(error) else "checkpoint not written", sentence)
+
+    def _tell(self, step: int, kind: str, sentence: str) -> None:
+        if self._trouble:
+            self._trouble(step, kind, sentence)
+
+    def _set_aside_sentence(self, step: int, reason: str) -> str:
+        where = self.directory / DAMAGED
+        return f"the checkpoint {self.directory / str(step)} is damaged ({reason}) and set aside in {where}"
+
+    def _agreed_fault(self, step: int) -> str:
+        """What is wrong with a checkpoint, looked up by the first process for all."""
+        reason = digests.fault(self.directory / str(step)) if jax.process_index() == 0 else ""
+        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.asarray(bool(reason))):
+            return reason or "process 0 says how"
+        return reason
+
+    def _move(self, step: int, where: str) -> None:
+        folder = self.directory / where
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [str(step), *(f"{step}.{number}" for number in range(2, 1000))]
+        target = next(folder / name for name in names if not (folder / name).exists())
+        (self.directory / str(step)).rename(target)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -232,50 +364,16 @@ class Checkpoints:
         except Exception as error:
             raise self._damaged(step, error) from error
 
-    def _damaged(self, step: int, error: Exception) -> CheckpointError:
-        earlier = [s for s in self.all_steps() if s < step]
-        mend = f"move it away to go on from step {earlier[-1]}" if earlier else "there is no earlier one to go on from"
-        return CheckpointError(f"the checkpoint {self.directory / str(step)} is damaged ({_reason(error)}); {mend}")
-
-
-def quiet() -> None:
-    """Leaves only errors of Orbax's log, which otherwise reports every file."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-def _options(keep: int, keep_best: bool, metric: str, read_only: bool) -> ocp.CheckpointManagerOptions:
-    lowest = _lowest_is_best(metric)
-
-    def judge(metrics: Mapping[str, float]) -> float:
-        return metrics.get(metric, math.inf if lowest else -math.inf)
-
-    kept: list[Any] = [policies.LatestN(n=keep)]
-    if keep_best:
-        kept.append(policies.BestN(get_metric_fn=judge, reverse=lowest, n=1, keep_checkpoints_without_metrics=False))
-    return ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(kept),
-        best_fn=judge,  # without it Orbax would not write metrics down
-        best_mode="min" if lowest else "max",
-        create=not read_only,
-        read_only=read_only,
-        save_interval_steps=0 if read_only else 1,
-        cleanup_tmp_directories=not read_only,
-    )
-
-
-def _lowest_is_best(metric: str) -> bool:
-    return metric.endswith("loss")
+    def _damaged(self, step: int, error: Exception | str) -> DamagedError:
+        earlier = [s for s in steps_in(self.directory) if s < step]
+        mend = (
+            f"take step {earlier[-1]}, or let `mim-jax train` set it aside and go on from there"
+            if earlier
+            else "there is no earlier one to go on from"
+        )
+        reason = error if isinstance(error, str) else reason_of(error)
+        return DamagedError(f"the checkpoint {self.directory / str(step)} is damaged ({reason}); {mend}")
 
 
 def _shapes(stored: Tree) -> Tree:
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored)
-
-
-def _absolute(workdir: str | Path) -> epath.Path:
-    """Orbax wants absolute paths; bucket addresses such as gs://... stay what they are."""
-    return epath.Path(workdir).expanduser().resolve()
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__

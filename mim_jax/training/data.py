@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mim_jax.data.train import TrainBatches, train_batches
+from mim_jax.training.course import Course
 
 
 class TrainData:
@@ -24,8 +25,14 @@ class TrainData:
             bad_records=workdir / name,
         )
         self.records = self._batches.records
+        self._shift = 0
+
+    def follow(self, course: Course) -> None:
+        """Says how the steps of the run lie on its epochs; without it step 0 is the first of epoch 0."""
+        self._shift = course.shift
+        self._batches.lead(course.epoch, course.lead)
 
     def open_at(self, step: int) -> TrainBatches:
         """This process's batches from a step on. There is one stream: opening it anew moves it."""
-        self._batches.set_state({"step": step})
+        self._batches.set_state({"step": step + self._shift})
         return self._batches

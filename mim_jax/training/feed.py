@@ -20,6 +20,8 @@ class Feed:
 
     open_at: step -> iterator over host batches from that step on. The position of a run is its step number alone, so
         what is in flight here is never part of a checkpoint.
+
+    `index` holds this process's record numbers of the batch that came last, None where the data has none.
     """
 
     def __init__(self, open_at: Callable[[int], Iterator[dict[str, Any]]], mesh: Mesh, step: int):
@@ -32,6 +34,7 @@ class Feed:
         self.close()
         self._batches = self._open_at(step)
         self._queue: collections.deque = collections.deque()
+        self.index: Any = None
         self._since = time.perf_counter()
 
     def next(self) -> dict[str, jax.Array]:
@@ -40,8 +43,9 @@ class Feed:
             start = time.perf_counter()
             local = next(self._batches)
             self._waited += time.perf_counter() - start
-            self._queue.append(global_batch(local, self._mesh))
-        return self._queue.popleft()
+            self._queue.append((local.get("index"), global_batch(local, self._mesh)))
+        self.index, batch = self._queue.popleft()
+        return batch
 
     def waiting_share(self) -> float:
         """Share of the time since the last call (or the start) that was spent waiting for the host's data."""

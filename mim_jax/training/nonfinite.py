@@ -30,13 +30,13 @@ Tree = Any
 
 
 def write_bundle(
-    workdir: Path, config: ConfigDict, settings: StepSettings, state: TrainState, frozen: Tree, batch: Batch
-) -> Path:
-    """Writes nonfinite/step_*: report, batch and variables of the step that `state` is about to take."""
-    step = int(state.step)
+    workdir: Path, config: ConfigDict, settings: StepSettings, state: TrainState, frozen: Tree, batch: Batch, step: int
+) -> tuple[Path, str]:
+    """Writes nonfinite/step_*: report, batch and variables of the step that `state` is about to take, or, where the
+    step itself has spoiled a value, has taken. Returns the folder and the name of the first non-finite array."""
     folder = workdir / "nonfinite" / f"step_{step:08d}"
     writing = folder.with_name(folder.name + ".writing")
-    variables = {"params": state.params, "extra": state.extra, "frozen": frozen}
+    variables = {"params": state.params, "extra": state.extra, "frozen": frozen, "ema": state.ema}
     batch = multihost_utils.process_allgather(batch, tiled=True) if jax.process_count() > 1 else jax.device_get(batch)
     report = diagnose(config, settings, variables, batch, step)
     if jax.process_index() == 0:
@@ -53,15 +53,16 @@ def write_bundle(
         )
     if jax.process_index() == 0:
         os.replace(writing, folder)
-    return folder
+    return folder, report["first non-finite array"]
 
 
 def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tree], batch: Batch, step: int) -> dict:
     """Runs one step again, array by array, and names the first that is not finite.
 
     Returns step, seed, the step's key, record indices, loss, the norm of every parameter and gradient, and the first
-    non-finite array in the order inputs, parameters, outputs of the modules as they run, loss, gradients. Norms that
-    are not finite are given as text, so that the report is valid JSON.
+    non-finite array in the order inputs, parameters, state, outputs of the modules as they run, loss, gradients from
+    the last layer back, state after the update. Norms that are not finite are given as text, so that the report is
+    valid JSON.
     """
     plain = config.copy_and_resolve_references()
     for key, value in (("scan", False), ("remat", "none")):
@@ -73,16 +74,20 @@ def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tr
     for kind, tree in (("batch", prepared), *variables.items()):
         for name, leaf in flat(tree).items():
             seen.look(f"{kind}/{name}", leaf)
-    progress = Progress.at(step, settings.total_steps, settings.steps_per_epoch)
+    progress = Progress.at(step + settings.shift, settings.total_steps, settings.steps_per_epoch)
     args = (variables.get("extra", {}), variables.get("frozen", {}), prepared)
     step_key = jax.random.fold_in(run_key(config.seed, "train"), step)
     draws = method.draw(variables["params"], *args, step_key, progress)
     with nn.intercept_methods(seen.intercept):
-        loss, _ = method.forward(variables["params"], *args, draws, progress)
+        loss, output = method.forward(variables["params"], *args, draws, progress)
     seen.look("loss", loss)
     grads = jax.grad(lambda p: method.forward(p, *args, draws, progress)[0])(variables["params"])
-    for name, leaf in flat(grads).items():
+    arrays = flat(variables["params"])
+    for name, leaf in sorted(flat(grads).items(), key=lambda item: seen.order(arrays[item[0]]), reverse=True):
         seen.look(f"gradient/{name}", leaf)
+    moved = method.update(args[0], variables["params"], output.replace(trace={}), progress)
+    for name, leaf in flat(moved).items():
+        seen.look(f"extra after the update/{name}", leaf)
     return {
         "step": step,
         "seed": config.seed,
@@ -96,22 +101,30 @@ def diagnose(config: ConfigDict, settings: StepSettings, variables: dict[str, Tr
 
 
 class Watch:
-    """Remembers the name of the first array that is not finite."""
+    """Remembers the name of the first array that is not finite, and in which order the modules ran."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.first = ""
+        self._order: dict[int, int] = {}  # identity of a parameter -> when the module that holds it began
 
     def look(self, name: str, array: Any) -> None:
         floating = jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating)
         if not self.first and floating and not bool(jnp.isfinite(array).all()):
             self.first = name
 
+    def order(self, parameter: Any) -> int:
+        """When the module that holds a parameter began; 0 where none was seen to use it."""
+        return self._order.get(id(parameter), 0)
+
     def intercept(self, call, args, kwargs, context):
         """Looks at what every module returns, in the order in which they run."""
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        for leaf in context.module.variables.get("params", {}).values():  # its own, not those of modules within it
+            self._order.setdefault(id(leaf), len(self._order) + 1)
         out = call(*args, **kwargs)
-        if context.method_name == "__call__":
-            for leaf in jax.tree.leaves(out):
-                self.look("output of " + "/".join((type(context.module).__name__, *context.module.path)), leaf)
+        for leaf in jax.tree.leaves(out):
+            self.look("output of " + "/".join((type(context.module).__name__, *context.module.path)), leaf)
         return out
 
 

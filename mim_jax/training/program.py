@@ -83,7 +83,7 @@ def step_settings(config: ConfigDict, run: Plan) -> StepSettings:
     length = {"steps_per_epoch": run.steps_per_epoch, "epochs": config.training.epochs}
     freeze = config.optimizer.freeze_epochs
     return StepSettings(
-        run.total_steps,
+        run.total_steps + run.shift,
         run.steps_per_epoch,
         learning_rate(config.optimizer, batch_size=config.training.batch_size, **length),
         Views.from_config(config.data),
@@ -91,4 +91,5 @@ def step_settings(config: ConfigDict, run: Plan) -> StepSettings:
         config.optimizer.ema,
         weight_decay(config.optimizer, **length),
         math.ceil(freeze * run.steps_per_epoch) if freeze > 0 else None,
+        run.shift,
     )

@@ -26,11 +26,12 @@ class ProgressLine:
         batch_size: int,
         *,
         step: int = 0,
+        shift: int = 0,
         stream: io.TextIOBase | None = None,
         live: bool | None = None,
         now: Callable[[], float] = time.perf_counter,
     ):
-        self._total, self._per_epoch, self._batch = total_steps, steps_per_epoch, batch_size
+        self._total, self._per_epoch, self._batch, self._shift = total_steps, steps_per_epoch, batch_size, shift
         self._stream: Any = stream or sys.stderr
         self._now, self._since, self._step = now, now(), step
         self._display: _Display | None = None
@@ -61,7 +62,7 @@ class ProgressLine:
         """Shows `values`: loss, images_per_sec, mfu, data_wait, each where present."""
         if not self._shown:
             return
-        line = format_line(step, self._total, self._per_epoch, self._batch, values)
+        line = format_line(step, self._total, self._per_epoch, self._batch, values, self._shift)
         if self._display:
             self._display.update(line)
         else:
@@ -74,9 +75,12 @@ class ProgressLine:
             self._display = None
 
 
-def format_line(step: int, total_steps: int, steps_per_epoch: int, batch_size: int, values: Mapping[str, Any]) -> str:
-    """The line as text; what `values` lacks is left out."""
-    parts = [f"epoch {step / steps_per_epoch:.2f}/{total_steps / steps_per_epoch:g}", f"step {step}/{total_steps}"]
+def format_line(
+    step: int, total_steps: int, steps_per_epoch: int, batch_size: int, values: Mapping[str, Any], shift: int = 0
+) -> str:
+    """The line as text; what `values` lacks is left out. shift: steps by which the epochs are ahead of the steps."""
+    epochs = [(number + shift) / steps_per_epoch for number in (step, total_steps)]
+    parts = [f"epoch {epochs[0]:.2f}/{epochs[1]:g}", f"step {step}/{total_steps}"]
     for name, text in _SHOWN.items():
         if values.get(name) is not None:
             parts.append(text(float(values[name])))

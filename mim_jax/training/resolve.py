@@ -26,19 +26,24 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The length of a run."""
+    """The length of a run.
+
+    total_steps: the number of its last step. shift: see `Course`; the schedules of a run whose batch size has changed
+    are read at step + shift, and are `total_steps + shift` steps long.
+    """
 
     steps_per_epoch: int
     total_steps: int
     peak_lr: float
+    shift: int = 0
 
     def steps(self, epochs: float) -> int:
         """Whole steps in a number of epochs, at least one; 0 for 0."""
         return max(1, round(epochs * self.steps_per_epoch)) if epochs > 0 else 0
 
 
-def plan(config: ConfigDict, records: int, mesh: Mesh) -> Plan:
-    """Steps and learning rate of a run over `records` training images.
+def plan(config: ConfigDict, records: int, mesh: Mesh, shift: int = 0) -> Plan:
+    """Steps and learning rate of a run over `records` training images; shift: of its course.
 
     Raises:
         ConfigError: a batch that the data, the devices or the micro-batches do not allow.
@@ -57,7 +62,7 @@ def plan(config: ConfigDict, records: int, mesh: Mesh) -> Plan:
         )
     steps_per_epoch = records // size
     total = max(1, math.floor(config.training.epochs * steps_per_epoch + 0.5))
-    return Plan(steps_per_epoch, total, peak_lr(config.optimizer, size))
+    return Plan(steps_per_epoch, max(1, total - shift), peak_lr(config.optimizer, size), shift)
 
 
 def facts(config: ConfigDict, method: Method, plan: Plan, mesh: Mesh, params: Any, records: int) -> dict[str, Any]:

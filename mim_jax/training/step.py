@@ -27,6 +27,7 @@ class StepSettings:
 
     weight_decay: None where it does not change. freeze_steps: steps in which some parameters stand still, None where
     the config names none. Both are given exactly where the optimizer was built to take them.
+    shift: all schedules are read at step + shift, of a run whose batch size has changed (`training.course`).
     """
 
     total_steps: int
@@ -37,6 +38,7 @@ class StepSettings:
     ema: float = 0.0
     weight_decay: Callable[[Any], Any] | None = None  # step -> weight decay
     freeze_steps: int | None = None
+    shift: int = 0
 
     def at(self, step: Any) -> Scalars:
         """What the optimizer takes at a step."""
@@ -62,9 +64,11 @@ def train_step(
 
     key: the run's key for training; the step's own key is folded from it, so a step can be replayed alone.
     A loss or gradient that is not finite changes nothing but `hold`, which stops all later steps until the loop has
-    looked at it.
+    looked at it. So does a value that the step itself has spoiled (`spoiled`: a parameter, an average, a centre), but
+    then the state is lost: to see it before anything moves would cost another pass over every array.
     """
-    progress = Progress.at(state.step, settings.total_steps, settings.steps_per_epoch)
+    at = state.step + settings.shift if settings.shift else state.step
+    progress = Progress.at(at, settings.total_steps, settings.steps_per_epoch)
     batch = settings.views.prepare(batch)
     draws = method.draw(state.params, state.extra, frozen, batch, jax.random.fold_in(key, state.step), progress)
     loss, output, grads = loss_and_grads(method, state, frozen, batch, draws, progress, settings.accumulate)
@@ -73,7 +77,7 @@ def train_step(
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     moved = finite & ~state.hold
 
-    scheduled = settings.at(state.step)
+    scheduled = settings.at(at)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, moved=moved, **scheduled)
     params = optax.apply_updates(state.params, updates)
     extra = method.update(state.extra, params, output, progress)
@@ -81,10 +85,18 @@ def train_step(
 
     parts = dict(step=state.step + 1, params=params, extra=extra, ema=ema)
     kept = {name: jax.tree.map(partial(jnp.where, moved), part, getattr(state, name)) for name, part in parts.items()}
-    new = state.replace(**kept, opt_state=opt_state, hold=state.hold | ~finite)
+    spoiled = moved & ~all_finite(params, extra, ema)
+    new = state.replace(**kept, opt_state=opt_state, hold=state.hold | ~finite | spoiled)
     scheduled.pop("held", None)
-    scalars = {"loss": loss, **scheduled, "grad_norm": grad_norm, "step": state.step, "hold": new.hold}
+    scalars = {"loss": loss, **scheduled, "grad_norm": grad_norm, "step": state.step}
+    scalars |= {"hold": new.hold, "spoiled": spoiled}
     return new, {**scalars, **output.terms, **output.metrics}
+
+
+def all_finite(*trees: Tree) -> Any:
+    """Whether every floating-point value is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def loss_and_grads(

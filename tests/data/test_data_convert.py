@@ -68,7 +68,7 @@ def test_foreign_arrayrecord_is_refused(tmp_path):
     writer = ArrayRecordWriter(str(tmp_path / "x.arrayrecord"), "group_size:1")
     writer.write(b"something else")
     writer.close()
-    with pytest.raises(DataError, match="first record is not in the layout"):
+    with pytest.raises(DataError, match="first record of .*x.arrayrecord. is not in the layout"):
         open_source(f"arrayrecord:{tmp_path}/x.arrayrecord")
 
 

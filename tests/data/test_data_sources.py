@@ -200,7 +200,7 @@ def test_npy_refuses_what_are_no_images(tmp_path):
     for name, sentence in (
         ("flat", "is not \\(N, H, W\\)"),
         ("double", "float64; convert"),
-        ("text", "not a readable .npy"),
+        ("text", "not a whole .npy"),
     ):
         with pytest.raises(DataError, match=sentence):
             open_source(f"npy:{tmp_path}/{name}.npy")

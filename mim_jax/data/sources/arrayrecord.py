@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mim_jax.data.sources.base import Record, Source, Spec
 from mim_jax.data.sources.files import expand
 from mim_jax.errors import DataError
 
+DTYPES = ("uint8", "uint16", "float32")  # of pixels
 _LENGTH = struct.Struct("<I")
 
 
@@ -40,10 +42,14 @@ def unpack(data: bytes) -> Record:
         header = json.loads(data[4 : 4 + length])
         name, label = header["name"], header["label"]
         image: bytes | np.ndarray = data[4 + length :]
+        if not isinstance(name, str) or not (label is None or type(label) is int):
+            raise TypeError("name or label")
         if "dtype" in header:
+            if header["dtype"] not in DTYPES or any(length < 0 for length in header["shape"]):
+                raise TypeError("dtype or shape")
             dtype = np.dtype(header["dtype"])
             image = np.frombuffer(image, dtype.newbyteorder("<")).reshape(header["shape"]).astype(dtype, copy=False)
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError("is not in the layout that mim_jax.data.convert writes") from error
     return {"image": image, "label": label, "name": name}
 
@@ -55,14 +61,18 @@ class ArrayRecord(Source):
         from array_record.python import array_record_data_source
 
         self.paths = paths
+        open_files = array_record_data_source.ArrayRecordDataSource
         try:
-            self._records = array_record_data_source.ArrayRecordDataSource(list(paths))
+            self._records = open_files(list(paths))
             length = len(self._records)
         except (RuntimeError, ValueError, OSError) as error:
-            raise DataError(f"data source '{spec.text}' is not readable as array_record: {error}") from error
+            which = _unreadable(open_files, paths)
+            raise DataError(
+                f"data source '{spec.text}': '{which}' is not readable as array_record: {' '.join(str(error).split())}"
+            ) from error
         self.dtype = spec.depth()
         if length:
-            first = self._read(0, f"data source '{spec.text}': the first record ")
+            first = self._read(0, f"data source '{spec.text}': the first record of '{paths[0]}' ")
             self.labelled = first["label"] is not None
             if isinstance(first["image"], np.ndarray):
                 self.dtype = first["image"].dtype
@@ -87,6 +97,16 @@ class ArrayRecord(Source):
         except DataError:
             where = os.path.basename(self.paths[0]) + (" ..." if len(self.paths) > 1 else "")
             return f"{where} record {i}"
+
+
+def _unreadable(open_files: Callable[[list[str]], Any], paths: tuple[str, ...]) -> str:
+    """The first of several files that cannot be opened by itself."""
+    for path in paths:
+        try:
+            len(open_files([path]))
+        except (RuntimeError, ValueError, OSError):
+            return path
+    return paths[0]
 
 
 def open_spec(spec: Spec) -> Source:

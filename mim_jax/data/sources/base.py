@@ -11,6 +11,8 @@ from jaxtyping import Int64
 
 from mim_jax.errors import DataError, nearest
 
+MOST_LABELS = 1 << 31  # they are int32 in a batch
+
 
 class Record(TypedDict):
     """One record: an encoded file or decoded pixels (H, W[, C]), its class where there is one, a name for people."""
@@ -48,14 +50,31 @@ class Source(abc.ABC):
 
         Raises DataError at a record that cannot be read.
         """
-        found = (self[i]["label"] for i in range(len(self)))
-        return np.fromiter((-1 if label is None else label for label in found), np.int64, len(self))
+        return np.fromiter((self._label(i) for i in range(len(self))), np.int64, len(self))
+
+    def _label(self, i: int) -> int:
+        try:
+            label = self[i]["label"]
+            if label is None:
+                return -1
+            check_label(label)
+            return label
+        except DataError as error:
+            raise DataError(f"record {i} '{self.name(i)}' of data source '{self.spec}' {error}") from error
 
     def at(self, i: int) -> int:
         """`i`, checked."""
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)} in {self.spec}")
         return int(i)
+
+
+def check_label(label: int | None) -> None:
+    """Raises DataError at what is no class number."""
+    if label is None:
+        raise DataError("has no label, though others have one")
+    if not abs(label) < MOST_LABELS:
+        raise DataError(f"has the label {label}, which is no class number")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import stat
 import threading
 import weakref
 
+from mim_jax.data.remote import fetched, is_remote
+from mim_jax.data.retry import retried
 from mim_jax.errors import DataError, nearest
 
 IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"),
     *("ppm", "pgm", "jp2", "avif", "npy"),
 )
+LARGEST = 1 << 29  # bytes of one encoded image
+# What a network disk, or a bucket that is mounted as one, says while it is away.
+HICCUPS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EHOSTDOWN, errno.ENETDOWN)
 
 
 def expand(pattern: str, extension: str, spec: str) -> tuple[str, ...]:
-    """Files of a path, glob or folder (then all `*.extension` in it), sorted. Raises DataError if there are none."""
+    """Files of a path, glob or folder (then all `*.extension` in it), sorted; of an address local copies.
+
+    Raises:
+        DataError: there are none, or an address that cannot be read.
+    """
+    if is_remote(pattern):
+        return fetched(pattern, spec)
     path = os.path.expanduser(pattern)
     if os.path.isdir(path):
         found = glob.glob(os.path.join(glob.escape(path), f"*.{extension}"))
@@ -76,7 +89,15 @@ class Reader:
         self.__init__(state["limit"])  # type: ignore[misc]
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """`size` bytes at `offset`. Raises OSError, also where the file ends before that."""
+        """`size` bytes at `offset`. Raises OSError, also where the file ends before that; DataError: tried often."""
+        try:
+            return self._read(path, offset, size)
+        except OSError as error:
+            if error.errno not in HICCUPS:
+                raise
+        return retried(lambda: _afresh(path, offset, size), path)
+
+    def _read(self, path: str, offset: int, size: int) -> bytes:
         with self._lock:
             handle = self._open.get(path)
             if handle is None and len(self._open) < self._limit:
@@ -92,6 +113,48 @@ class Reader:
         return data
 
 
+def _afresh(path: str, offset: int, size: int) -> bytes:
+    """As `Reader.read`, by a new handle: one to a network disk may have gone stale."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) != size:
+        raise OSError(f"{path} ends inside a record")
+    return data
+
+
 def _close(handles: dict[str, int]) -> None:
     for handle in handles.values():
         os.close(handle)
+
+
+def read_image(path: str) -> bytes:
+    """A whole file, where it is an ordinary one of at most `LARGEST` bytes; a pipe would be waited for without end.
+
+    Raises:
+        DataError: anything else; names no file.
+    """
+    try:
+        return _ordinary(path)
+    except OSError as error:
+        if error.errno in HICCUPS:
+            return retried(lambda: _ordinary(path), path)
+        raise DataError(f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a zero byte in the name
+        raise DataError(f"cannot be read: {error}") from error
+
+
+def _ordinary(path: str) -> bytes:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    with open(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError("is not an ordinary file")
+        check_bytes(found.st_size)
+        return file.read(LARGEST)
+
+
+def check_bytes(size: int) -> None:
+    """Raises DataError where so many bytes cannot be one image."""
+    if size > LARGEST:
+        raise DataError(f"takes {size} bytes, more than the {LARGEST} that one encoded image may")

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from mim_jax.data.retry import retried
 from mim_jax.data.sources.base import Record, Source, Spec
+from mim_jax.data.sources.files import read_image
 from mim_jax.errors import DataError, nearest
 
 
@@ -36,10 +38,9 @@ class HuggingFace(Source):
         data = image.get("bytes")
         if data is None:
             try:
-                with open(image.get("path") or "", "rb") as file:
-                    data = file.read()
-            except OSError as error:
-                raise DataError(f"has no image bytes, and its file cannot be read: {error}") from error
+                data = read_image(image.get("path") or "")
+            except DataError as error:
+                raise DataError(f"has no image bytes, and its file {error}") from error
         return {"image": data, "label": row[self.label] if self.label else None, "name": self.name(i)}
 
     def labels(self) -> Int64[np.ndarray, " N"]:
@@ -76,8 +77,8 @@ def open_spec(spec: Spec) -> Source:
         elif os.path.exists(os.path.join(path, "state.json")):
             data = datasets.load_from_disk(path)
         else:
-            data = datasets.load_dataset(name, spec.options.get("config"), split=split)
-    except (ValueError, KeyError, OSError, ConnectionError) as error:
+            data = retried(lambda: datasets.load_dataset(name, spec.options.get("config"), split=split), f"hf:{name}")
+    except (DataError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"data source '{spec.text}' cannot be opened: {reason}") from error
     return HuggingFace(data, f"{name}:{split}", spec)

@@ -7,6 +7,9 @@ import os
 import numpy as np
 from jaxtyping import Int64
 
+from mim_jax.data import npyfile
+from mim_jax.data.remote import is_remote
+from mim_jax.data.retry import not_found
 from mim_jax.data.sources.base import Record, Source, Spec
 from mim_jax.data.sources.files import expand
 from mim_jax.errors import DataError
@@ -17,8 +20,9 @@ DTYPES = ("uint8", "uint16", "float32")
 class Npy(Source):
     """uint8, uint16 or float32 (pixels in [0, 1]) images; integer labels (N,) in FILE_labels.npy beside FILE.npy."""
 
-    def __init__(self, path: str, spec: Spec):
+    def __init__(self, path: str, spec: Spec, labels: str | None = None):
         self.path = path
+        self._beside = labels
         images = self._open(spec.text)
         if images.ndim not in (3, 4):
             raise DataError(f"data source '{spec.text}': shape {images.shape} is not (N, H, W) or (N, H, W, C)")
@@ -33,19 +37,13 @@ class Npy(Source):
         self.labelled = self._labels is not None
 
     def _open(self, spec: str) -> np.ndarray:
-        try:
-            return np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"data source '{spec}': '{self.path}' is not a readable .npy array: {error}") from error
+        return _load(self.path, spec, mapped=True)
 
     def _read_labels(self, spec: str) -> np.ndarray | None:
-        path = os.path.splitext(self.path)[0] + "_labels.npy"
+        path = self._beside or os.path.splitext(self.path)[0] + "_labels.npy"
         if not os.path.exists(path):
             return None
-        try:
-            labels = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"data source '{spec}': '{path}' is not a readable .npy array: {error}") from error
+        labels = _load(path, spec)
         if labels.shape != (self._length,) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
                 f"data source '{spec}': '{path}' holds {labels.dtype} {labels.shape}, not {self._length} whole numbers"
@@ -72,10 +70,25 @@ class Npy(Source):
         return f"{os.path.basename(self.path)}[{i}]"
 
 
+def _load(path: str, spec: str, mapped: bool = False) -> np.ndarray:
+    try:
+        return npyfile.load(path, mapped)
+    except DataError as error:
+        raise DataError(f"data source '{spec}': '{path}' {error}") from error
+
+
 def open_spec(spec: Spec) -> Source:
     """Opens `npy:FILE`."""
     spec.check_options(())
     paths = expand(spec.target, "npy", spec.text)
     if len(paths) > 1:
         raise DataError(f"data source '{spec.text}' matches {len(paths)} files; npy reads one")
-    return Npy(paths[0], spec)
+    if not is_remote(spec.target):
+        return Npy(paths[0], spec)
+    try:
+        labels = expand(os.path.splitext(spec.target)[0] + "_labels.npy", "npy", spec.text)[0]
+    except DataError as error:
+        if not not_found(error):
+            raise
+        labels = None
+    return Npy(paths[0], spec, labels)

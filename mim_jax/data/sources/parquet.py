@@ -17,6 +17,7 @@ from mim_jax.data.sources.base import Record, Source, Spec
 from mim_jax.data.sources.files import expand
 from mim_jax.errors import DataError, nearest
 
+MEGABYTES = 2048  # that may stay in memory, and that one row group may take
 LABELS = ("label", "labels", "fine_label", "target", "cls", "class")
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class Parquet(Source):
 
         self.dtype = spec.depth()
         self.paths = paths
-        self._budget = spec.integer("cache", 2048) << 20
+        self._budget = spec.integer("cache", MEGABYTES) << 20
+        most = max(self._budget, MEGABYTES << 20)
         groups: list[tuple[int, int, int, int]] = []  # file, group in it, rows, first row in the file
         size = 0
         for number, path in enumerate(paths):
@@ -42,14 +44,22 @@ class Parquet(Source):
                 self.image = _image_column(schema, path, spec)
                 self.label = _label_column(schema, path, spec)
                 self.classes = _classes(schema, self.label)
-            elif {self.image, self.label or self.image} - set(schema.names):
+                columns = [self.image, *([self.label] if self.label else [])]
+                kinds = [schema.field(name).type for name in columns]
+            elif set(columns) - set(schema.names) or [schema.field(name).type for name in columns] != kinds:
                 raise DataError(f"data source '{spec.text}': '{path}' has other columns than '{paths[0]}'")
             first = 0
             for group in range(metadata.num_row_groups):
-                rows = metadata.row_group(group).num_rows
+                # Asking for single columns here would be finer, but pyarrow 26 aborts the process at damaged ones.
+                rows, taken = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
+                if rows < 0 or taken < 0 or taken > most:
+                    raise DataError(
+                        f"data source '{spec.text}': row group {group} of '{path}' takes {taken >> 20} MB, more than "
+                        f"the {most >> 20} MB that it may; write smaller row groups, or raise ?cache=MB"
+                    )
                 groups.append((number, group, rows, first))
                 first += rows
-                size += metadata.row_group(group).total_byte_size
+                size += taken
         self._groups = groups
         self._ends = list(itertools.accumulate(rows for _, _, rows, _ in groups))
         self.labelled = self.label is not None
@@ -90,8 +100,19 @@ class Parquet(Source):
 
         if self.label is None:
             return np.full(len(self), -1)
-        columns = [parquet.read_table(path, columns=[self.label]).column(self.label) for path in self.paths]
-        return np.concatenate([column.fill_null(-1).to_numpy().astype(np.int64) for column in columns])
+        columns = []
+        for number, path in enumerate(self.paths):
+            try:
+                column = parquet.read_table(path, columns=[self.label]).column(self.label)
+                columns.append(column.fill_null(-1).to_numpy().astype(np.int64))
+            except Exception as error:  # as in `_group`
+                raise DataError(f"data source '{self.spec}': the labels of '{path}' {_said(error)}") from error
+            rows = sum(group[2] for group in self._groups if group[0] == number)
+            if len(columns[-1]) != rows:
+                raise DataError(
+                    f"data source '{self.spec}': '{path}' holds {len(columns[-1])} labels for {rows} records"
+                )
+        return np.concatenate(columns)
 
     def name(self, i: int) -> str:
         group, row = self._place(i)
@@ -109,7 +130,12 @@ class Parquet(Source):
             if group in self._cache:
                 self._cache.move_to_end(group)
                 return self._cache[group]
-        columns = self._read(group)
+        try:
+            columns = self._read(group)
+        except DataError:
+            raise
+        except Exception as error:  # Arrow raises many kinds at damaged pages; all mean the same here
+            raise DataError(_said(error)) from error
         size = sum(column.nbytes for column in columns if column is not None)
         with self._lock:
             if group not in self._cache:
@@ -124,14 +150,20 @@ class Parquet(Source):
         import pyarrow
         from pyarrow import parquet
 
-        number, inside, _, _ = self._groups[group]
+        number, inside, rows, _ = self._groups[group]
         columns = [self.image, *([self.label] if self.label else [])]
         with parquet.ParquetFile(self.paths[number]) as file:
             table = file.read_row_group(inside, columns=columns, use_threads=False)
+        if table.num_rows != rows:
+            raise DataError(f"cannot be read: its row group holds {table.num_rows} rows, and the file says {rows}")
         images = table.column(self.image).combine_chunks()
         if pyarrow.types.is_struct(images.type):
             images = images.field("bytes")
         return images, table.column(self.label).combine_chunks() if self.label else None
+
+
+def _said(error: Exception) -> str:
+    return f"cannot be read: {' '.join(str(error).split())[:300]}"
 
 
 def _footer(parquet, path: str, spec: str):
@@ -140,15 +172,17 @@ def _footer(parquet, path: str, spec: str):
     try:
         with parquet.ParquetFile(path) as file:
             return file.metadata, file.schema_arrow
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"data source '{spec}': '{path}' is not a readable parquet file: {error}") from error
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last: names that are not UTF-8
+        raise DataError(
+            f"data source '{spec}': '{path}' is not a readable parquet file: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _is_image(kind) -> bool:
     from pyarrow import types
 
     if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
+        return kind.get_field_index("bytes") >= 0 and _is_image(kind.field("bytes").type)
     return types.is_binary(kind) or types.is_large_binary(kind)
 
 
@@ -182,7 +216,7 @@ def _classes(schema, label: str | None) -> tuple[str, ...] | None:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(features[label]["names"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 

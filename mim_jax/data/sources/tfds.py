@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -47,9 +50,16 @@ class Tfds(Source):
         return len(self._records)
 
     def __getitem__(self, i: int) -> Record:
-        record = self._records[self.at(i)]
-        label = int(np.asarray(record[self.label])) if self.label else None
-        return {"image": record[self.image], "label": label, "name": self.name(i)}
+        i = self.at(i)
+        try:
+            record = self._records[i]
+            label = int(np.asarray(record[self.label])) if self.label else None
+        except Exception as error:  # of array_record, of protocol buffers, and of TFDS
+            raise DataError(f"cannot be read: {' '.join(str(error).split())[:300]}") from error
+        image = record[self.image]
+        if not isinstance(image, bytes):
+            raise DataError(f"has no image bytes, but {type(image).__name__}")
+        return {"image": image, "label": label, "name": self.name(i)}
 
     def name(self, i: int) -> str:
         return f"{self._split}[{self.at(i)}]"
@@ -71,12 +81,18 @@ def _builder(spec: Spec, name: str, data_dir: str | None) -> Any:
 
     if os.path.isdir(os.path.expanduser(name)):
         if os.path.exists(os.path.join(os.path.expanduser(name), "dataset_info.json")):
-            return tfds.builder_from_directory(os.path.expanduser(name))
+            _only_known_features(spec, os.path.expanduser(name))
+            try:
+                return tfds.builder_from_directory(os.path.expanduser(name))
+            except Exception as error:  # of JSON, of protocol buffers, of the features themselves
+                reason = " ".join(str(error).split())[:300]
+                raise DataError(f"data source '{spec.text}': folder '{name}' cannot be opened: {reason}") from error
         raise DataError(f"data source '{spec.text}': folder '{name}' holds no dataset_info.json, so it is not prepared")
+    there = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    _only_known_features(spec, os.path.join(there, name.split(":")[0]))
     try:
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except (ImportError, ValueError, KeyError, AttributeError, AssertionError) as error:
-        there = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
         names = [n for n in os.listdir(there) if n != "downloads"] if os.path.isdir(there) else []
         raise DataError(
             f"data source '{spec.text}': no data set '{name}' in '{there}' or in tensorflow_datasets"
@@ -88,6 +104,36 @@ def _builder(spec: Spec, name: str, data_dir: str | None) -> Any:
             "--file_format=array_record`"
         )
     return builder
+
+
+def _only_known_features(spec: Spec, folder: str) -> None:
+    """Refuses prepared folders that name a class outside of TFDS: it would import that module, whichever it is.
+
+    Raises:
+        DataError: such a class, or a `features.json` that is none.
+    """
+    for path in glob.glob(os.path.join(glob.escape(folder), "**", "features.json"), recursive=True):
+        try:
+            with open(path, encoding="utf-8") as file:
+                names = list(_class_names(json.load(file)))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"data source '{spec.text}': '{path}' cannot be read: {error}") from error
+        for name in names:
+            if not isinstance(name, str) or not name.startswith("tensorflow_datasets."):
+                raise DataError(f"data source '{spec.text}': '{path}' asks for the class {name!r}, which is not TFDS's")
+
+
+def _class_names(value: Any) -> Iterator[Any]:
+    if isinstance(value, str) and value.lstrip().startswith("{"):  # as older versions wrote it
+        value = json.loads(value)
+    if isinstance(value, list):
+        for each in value:
+            yield from _class_names(each)
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key in ("pythonClassName", "python_class_name", "type"):
+                yield each
+            yield from _class_names(each)
 
 
 def split_target(target: str) -> tuple[str, str]:

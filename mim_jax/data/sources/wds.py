@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import tarfile
 
 import numpy as np
 from jaxtyping import Int64
 
 from mim_jax.data.sources.base import Record, Source, Spec
-from mim_jax.data.sources.files import IMAGE_EXTENSIONS, Reader, expand
+from mim_jax.data.sources.files import IMAGE_EXTENSIONS, Reader, check_bytes, expand
+from mim_jax.data.sources.tar import members
 from mim_jax.errors import DataError
+
+LONGEST_LABEL = 64  # bytes of a class number
 
 
 class WebDataset(Source):
@@ -45,6 +47,7 @@ class WebDataset(Source):
 
     def __getitem__(self, i: int) -> Record:
         number, offset, size = self._places[self.at(i)].tolist()
+        check_bytes(size)
         try:
             image = self._reader.read(self.paths[number], offset, size)
         except OSError as error:
@@ -64,31 +67,36 @@ def _records(path: str, extensions: tuple[str, ...], spec: str) -> list[tuple[st
     groups: dict[str, dict[str, tuple[int, int]]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
+        with open(path, "rb") as file:
+            for member in members(path):
                 folder, name = os.path.split(member.name)
                 key, _, extension = name.partition(".")
-                if not member.isfile() or not key:
+                if not key:
                     continue
                 key, extension = os.path.join(folder, key), extension.lower()
-                groups.setdefault(key, {})[extension] = (member.offset_data, member.size)
+                groups.setdefault(key, {})[extension] = (member.offset, member.size)
                 if extension == "cls":
-                    labels[key] = _label(tar.extractfile(member).read(), member.name, path, spec)  # type: ignore[union-attr]
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"data source '{spec}': '{path}' is not a whole, uncompressed tar file: {error}") from error
+                    file.seek(member.offset)
+                    labels[key] = _label(file.read(min(member.size, LONGEST_LABEL)), member.name)
+    except (DataError, OSError) as error:
+        raise DataError(f"data source '{spec}': '{path}' {_said(error)}") from error
     found = []
-    for key, members in groups.items():
-        image = next((members[e] for e in members if e in extensions or e.rpartition(".")[2] in extensions), None)
+    for key, parts in groups.items():
+        image = next((parts[e] for e in parts if e in extensions or e.rpartition(".")[2] in extensions), None)
         if image is not None:
             found.append((key, image, labels.get(key)))
     return found
 
 
-def _label(text: bytes, member: str, path: str, spec: str) -> int:
+def _said(error: DataError | OSError) -> str:
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _label(text: bytes, member: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise DataError(f"data source '{spec}': '{member}' in '{path}' is {text[:40]!r}, not a class number") from None
+        raise DataError(f"has '{member[:80]}', which is {text[:40]!r}, not a class number") from None
 
 
 def open_spec(spec: Spec) -> Source:

@@ -1,4 +1,4 @@
-"""`mim-jax doctor`: is this machine fit to train, and if not, what is wrong and how is it mended."""
+"""This machine alone: Python, libraries, processors, memory, disk, decoding, devices."""
 
 from __future__ import annotations
 
@@ -32,30 +32,21 @@ class Finding:
     fault: str = ""
 
 
-def doctor(workdir: str | os.PathLike[str] = "runs", *, timeout: float = 60.0) -> bool:
-    """Prints what it finds about this machine and installation, and returns whether all is well.
-
-    workdir: where runs are to be written; it is tried, not created. timeout: seconds a device may take to answer.
-    """
-    faults = 0
-    for finding in examine(Path(workdir), timeout):
-        print(f"  {'!!' if finding.fault else 'ok'}  {finding.name:<16} {finding.text}", flush=True)
-        if finding.fault:
-            faults += 1
-            print(f"      {finding.fault}", flush=True)
-    print("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''}; each line above names its mend")
-    return not faults
-
-
-def examine(workdir: Path, timeout: float) -> Iterator[Finding]:
+def examine(workdir: str, timeout: float) -> Iterator[Finding]:
     """All findings, the quick ones first."""
+    yield from examine_alone(workdir)
+    yield from devices(timeout)
+
+
+def examine_alone(workdir: str) -> Iterator[Finding]:
+    """All findings for which no device is asked."""
     yield python_version()
     yield from libraries()
     yield processors()
     yield memory()
-    yield writable(workdir)
+    if "://" not in workdir:  # a bucket is tried by the hosts that are to share it
+        yield writable(Path(workdir))
     yield decoding()
-    yield from devices(timeout)
 
 
 def python_version() -> Finding:
@@ -152,8 +143,8 @@ def decoding(seconds: float = 0.5) -> Finding:
 
 def devices(timeout: float) -> Iterator[Finding]:
     """Asks JAX for its devices and one matrix product, in a process of its own, because a backend may hang."""
-    command = [sys.executable, "-c", "from mim_jax.doctor import probe; probe()"]
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-c", "from mim_jax.doctor.machine import probe; probe()"]
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": path}
@@ -173,14 +164,14 @@ def devices(timeout: float) -> Iterator[Finding]:
         why = f"JAX_PLATFORMS={asked} asks for a backend that does not start here" if asked else "no backend starts"
         yield Finding("devices", "JAX found none", f"{why} ({last}); try JAX_PLATFORMS=cpu")
         return
-    yield _found_devices(found)
+    yield found_devices(found)
     mend = "" if found["error"] < 1e-2 else f"a matrix product is wrong by {found['error']:.2g}: do not train here"
     yield Finding(
         "matrix product", f"{found['gflops']:.0f} GFLOP/s in float32 ({found['size']} x {found['size']})", mend
     )
 
 
-def _found_devices(found: dict[str, Any]) -> Finding:
+def found_devices(found: dict[str, Any]) -> Finding:
     room = f", {found['memory'] / GIB:.1f} GiB each" if found["memory"] else ""
     text = f"{found['count']} x {found['kind']} ({found['platform']}){room}"
     idle = found["platform"] == "cpu" and shutil.which("nvidia-smi") and not os.environ.get("JAX_PLATFORMS")
