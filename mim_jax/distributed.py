@@ -11,6 +11,8 @@ import jax
 from mim_jax.errors import ConfigError, MimError
 
 GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# How Slurm (inside srun) and Open MPI say that there are several; a Slurm allocation alone starts nothing.
+SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 TIMEOUT = 300  # seconds in which all processes must have come
 
 
@@ -46,12 +48,8 @@ def start(timeout: int = TIMEOUT) -> bool:
 
 def surrounded() -> bool:
     """Whether this process is one of several, or stands on a TPU machine, which may be one of several."""
-    several = any(int(os.environ.get(name, "1") or 1) > 1 for name in _SIZES)
+    several = any(int(os.environ.get(name, "1") or 1) > 1 for name in SIZES)
     return several or (_wants_tpu() and _on_tpu())
-
-
-# How Slurm (inside srun) and Open MPI say that there are several; a Slurm allocation alone starts nothing.
-_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def _given() -> dict:
