@@ -5,12 +5,16 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
+import sys
+import threading
 
 import jax
 
 from mim_jax.errors import ConfigError, MimError
 
 GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# How Slurm (inside srun) and Open MPI say that there are several; a Slurm allocation alone starts nothing.
+SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 TIMEOUT = 300  # seconds in which all processes must have come
 
 
@@ -23,7 +27,7 @@ def start(timeout: int = TIMEOUT) -> bool:
 
     Raises:
         ConfigError: some of the three variables are missing or wrong.
-        MimError: not all processes came.
+        MimError: the runtime refused. Where not all processes come, a sentence is printed and the runtime aborts.
     """
     if jax.distributed.is_initialized():
         return jax.process_count() > 1
@@ -32,26 +36,29 @@ def start(timeout: int = TIMEOUT) -> bool:
         return False
     # Collectives between CPUs; without effect on TPUs and GPUs.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    where = f" at {given['coordinator_address']}" if given else ""
+    sentence = (
+        f"the processes of the run did not find each other{where} within {timeout} s; start the same command on every "
+        "host, or run `mim-jax doctor` there, which names a missing host"
+    )
+    # JAX's runtime ends the process by itself when the time is over, so the sentence has to come before.
+    warning = threading.Timer(max(timeout - 1, 0), lambda: print(f"mim-jax: {sentence}", file=sys.stderr, flush=True))
+    warning.daemon = True
+    warning.start()
     try:
         jax.distributed.initialize(**given, initialization_timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0][:200]
-        where = f" at {given['coordinator_address']}" if given else ""
-        raise MimError(
-            f"the processes of the run did not find each other{where} within {timeout} s ({reason}); start the same "
-            "command on every host, or run `mim-jax doctor` there, which names a missing host"
-        ) from error
+        raise MimError(f"{sentence} ({reason})") from error
+    finally:
+        warning.cancel()
     return jax.process_count() > 1
 
 
 def surrounded() -> bool:
     """Whether this process is one of several, or stands on a TPU machine, which may be one of several."""
-    several = any(int(os.environ.get(name, "1") or 1) > 1 for name in _SIZES)
+    several = any(int(os.environ.get(name, "1") or 1) > 1 for name in SIZES)
     return several or (_wants_tpu() and _on_tpu())
-
-
-# How Slurm (inside srun) and Open MPI say that there are several; a Slurm allocation alone starts nothing.
-_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def _given() -> dict:

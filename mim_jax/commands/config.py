@@ -31,9 +31,9 @@ def run_show(args: argparse.Namespace) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from mim_jax import config, pretrain
+    from mim_jax import config, stages
 
-    pretrain.check_all(config.load(args.spec, args.overrides))
+    stages.check(config.load(args.spec, args.overrides))
     print(f"{args.spec}: every key and value is valid")
 
 

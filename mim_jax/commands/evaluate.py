@@ -26,6 +26,9 @@ def run(args: argparse.Namespace) -> None:
     protocols = tuple(name for name in PROTOCOLS if getattr(args, name))
     if not (protocols or args.suite):
         raise UsageError("mim-jax eval needs a protocol, such as --knn, or a --suite; see mim-jax eval --help")
+    from mim_jax import distributed
+
+    distributed.start()  # before anything looks at the devices
     from mim_jax.evaluation.run import evaluate
 
     evaluate(

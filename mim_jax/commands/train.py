@@ -16,9 +16,9 @@ def run(args: argparse.Namespace) -> None:
     from mim_jax import config, distributed
 
     distributed.start()  # before anything looks at the devices
-    from mim_jax.pretrain import pretrain
+    from mim_jax import stages
 
-    pretrain(config.load(args.config, args.overrides), args.workdir)
+    stages.train(config.load(args.config, args.overrides), args.workdir)
 
 
 COMMAND = Command(

@@ -28,7 +28,7 @@ from mim_jax.methods.base import Method
 from mim_jax.models.attentive import AttentiveProbe
 from mim_jax.training.lars import matrices
 from mim_jax.training.schedules import Schedule
-from mim_jax.training.sharding import replicated
+from mim_jax.training.sharding import on_every_device, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Attentive(Protocol):
         settings["tokens"] = f"kept as {kept}" if kept else "made anew for every batch"
         source = KeptTokens(encoder, task, "train", kept) if kept else MadeTokens(encoder, task, self.crops)
         key, loss = jax.random.key(task.seed), np.nan
-        state = jax.device_put(plan.init(key, encoder.shape), replicated(encoder.mesh))
+        state = on_every_device(plan.init(key, encoder.shape), encoder.mesh)
         try:
             for epoch in range(math.ceil(self.epochs)):
                 losses = []

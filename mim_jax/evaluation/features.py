@@ -16,7 +16,7 @@ from mim_jax.errors import CheckpointError, DataError
 from mim_jax.evaluation.encoders import Encoder, vectors
 from mim_jax.methods.base import Method, Variables
 from mim_jax.nn.images import normalize
-from mim_jax.training.sharding import batch_shards, global_batch, make_mesh, replicated, to_mesh
+from mim_jax.training.sharding import batch_shards, global_batch, make_mesh, on_every_device, replicated
 
 IN_FLIGHT = 2  # batches on the devices while the host decodes the next
 
@@ -81,8 +81,7 @@ class Extractor:
         shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(variables)]
         if all(isinstance(sharding, NamedSharding) and sharding.mesh == self.mesh for sharding in shardings):
             return variables
-        everywhere = replicated(self.mesh)
-        return to_mesh(variables, jax.tree.map(lambda _: everywhere, variables))
+        return on_every_device(variables, self.mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "names", "mean", "std", "mesh"))

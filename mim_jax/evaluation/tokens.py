@@ -19,7 +19,7 @@ from mim_jax.evaluation.protocol import Split, Task
 from mim_jax.evaluation.views import one_view
 from mim_jax.methods.base import Method, Variables
 from mim_jax.nn.images import normalize
-from mim_jax.training.sharding import batch_sharding, batch_shards, global_batch, make_mesh, replicated
+from mim_jax.training.sharding import batch_sharding, batch_shards, global_batch, make_mesh, on_every_device, replicated
 
 GIB = 2**30
 
@@ -52,7 +52,7 @@ class TokenEncoder:
         """`data`: section of the config. `mesh`: by default all devices with a share of the batch each. `cls`: whether
         the class token, where there is one, is among the tokens."""
         self.mesh = mesh or make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-        self.variables = jax.device_put(encoder.variables, replicated(self.mesh))
+        self.variables = on_every_device(encoder.variables, self.mesh)
         self.settings: dict[str, Any] = {"method": encoder.method, "mean": tuple(data.mean), "std": tuple(data.std)}
         self.settings["cls"] = cls
         self.image = (*tuple(next(iter(data.views.values())).size), data.channels)

@@ -113,14 +113,20 @@ def _rule_spec(name: str, pattern: str, axes: tuple[str, ...], shape: tuple[int,
 
 def to_mesh(tree: Tree, shardings: Tree) -> Tree:
     """Puts host arrays, or arrays of one device, equal on every process, where `shardings` says."""
-    return jax.tree.map(_placed, tree, shardings)
+    return jax.tree.map(place, tree, shardings)
 
 
-def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def on_every_device(tree: Tree, mesh: Mesh) -> Tree:
+    """Host arrays, or arrays of one device, equal on every process, whole on every device of the mesh."""
+    return jax.tree.map(lambda leaf: place(leaf, replicated(mesh)), tree)
+
+
+def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """One array, equal on every process, where `sharding` says."""
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_placed(jax.random.key_data(leaf), sharding))
+        return jax.random.wrap_key_data(place(jax.random.key_data(leaf), sharding))
     # Each process fills its own devices; device_put would compare all values between the processes first.
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -21,6 +21,7 @@ from mim_jax.methods.base import Method, Variables
 from mim_jax.training.fit import Fitted, fit
 from mim_jax.training.groups import flat, path_name
 from mim_jax.training.runs import load_run
+from mim_jax.training.sharding import place
 from mim_jax.training.state import TrainState
 
 Tree = Any
@@ -157,7 +158,7 @@ def _put(tree: Tree, values: Mapping[str, np.ndarray]) -> Tree:
 
     def put(path: tuple, leaf: jax.Array) -> jax.Array:
         value = values.get(path_name(path))
-        return leaf if value is None else jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
+        return leaf if value is None else place(np.asarray(value, leaf.dtype), leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(put, tree)
 

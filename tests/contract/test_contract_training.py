@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,45 +11,17 @@ import pytest
 from contract_case import make_batch
 
 from mim_jax import config as configs
-from mim_jax import recipes
 from mim_jax.methods import registry
 from mim_jax.methods.base import Progress
-from mim_jax.nn.target import compiled_for
 from mim_jax.pretrain import check_views
 from mim_jax.training import sharding
 from mim_jax.training.groups import flat
-from mim_jax.training.optimizer import build
-from mim_jax.training.sharding import batch_sharding, make_mesh, to_mesh, tree_shardings
-from mim_jax.training.state import init_state
-from mim_jax.training.step import StepSettings, loss_and_grads, train_step
-from mim_jax.training.views import Views
-
-SETTINGS = StepSettings(100, 10, lambda step: 1e-3 * (step + 1), Views((), (0.0,), (1.0,)), ema=0.9)
-
-
-@lru_cache
-def compiled(method, **sizes):
-    """First state, frozen variables, batch and compiled step on a mesh; on one device by default."""
-    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1, **sizes}, None if sizes else jax.devices()[:1])
-    batch = {k: jax.device_put(np.asarray(v), batch_sharding(mesh)) for k, v in make_batch(method).items()}
-    params = jax.eval_shape(method.init, jax.random.key(0), batch).params
-    optimizer = build({**recipes.adamw(), "clip_norm": 1.0}, method.param_groups(), params)
-    start = partial(init_state, method, optimizer, ema=SETTINGS.ema > 0)
-    shardings = tree_shardings(jax.eval_shape(start, jax.random.key(0), batch), mesh)
-    state, frozen = jax.jit(start, out_shardings=shardings)(jax.random.key(0), batch)
-    key = to_mesh(jax.random.key(5), sharding.replicated(mesh))
-
-    @partial(jax.jit, out_shardings=(shardings[0], sharding.replicated(mesh)))
-    def step(state, batch):
-        with compiled_for(mesh, sharding.BATCH_AXES):
-            return train_step(state, frozen, batch, key, method=method, optimizer=optimizer, settings=SETTINGS)
-
-    return state, batch, step
+from mim_jax.training.step import loss_and_grads
 
 
 def run(method, steps=2, spoil=None, **sizes):
     """State and scalars after some steps; batch number `spoil` holds a value that is not a number."""
-    state, batch, step = compiled(method, **sizes)
+    state, batch, step, _ = compiled(method, **sizes)
     spoilt = np.array(batch["image"])
     spoilt[3] = np.nan
     for number in range(steps):

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -30,16 +30,27 @@ def surroundings(count: int, number: int, port: int, devices: int = 1) -> dict[s
 
 def start(words: Sequence[str], count: int = 1, devices: int = 1) -> list[subprocess.Popen]:
     """`mim-jax` with these words, in `count` processes."""
+    return start_words([sys.executable, "-m", "mim_jax", *words], count, devices)
+
+
+def start_words(
+    words: Sequence[str],
+    count: int = 1,
+    devices: int = 1,
+    extra: Mapping[str, str] | None = None,
+    only: Sequence[int] | None = None,
+) -> list[subprocess.Popen]:
+    """A command in `count` processes. extra: more of the environment. only: the processes that really start."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "mim_jax", *words],
-            env=surroundings(count, number, port, devices),
+            words,
+            env=surroundings(count, number, port, devices) | dict(extra or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(count)
+        for number in (range(count) if only is None else only)
     ]
 
 

@@ -20,7 +20,7 @@ from mim_jax.methods.base import Features, Method, Variables
 from mim_jax.models.attention_map import look_inside
 from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.images import normalize
-from mim_jax.training.sharding import global_batch, replicated
+from mim_jax.training.sharding import global_batch, on_every_device, replicated
 
 Grid = tuple[int, int]
 
@@ -103,7 +103,7 @@ def look(
 
     data: the section whose mean and deviation normalise the pixels.
     """
-    variables = jax.device_put(variables, replicated(mesh))
+    variables = on_every_device(variables, mesh)
     settings = dict(method=method, mean=tuple(data.mean), std=tuple(data.std), mesh=mesh, whole=whole)
     for batch in batches:
         for start in range(0, len(batch["image"]), size):

@@ -24,7 +24,7 @@ from mim_jax.evaluation.dense.training import Loss, Plan, State, train
 from mim_jax.evaluation.dense.trunk import Trunk
 from mim_jax.evaluation.protocol import Protocol, Task
 from mim_jax.methods.base import Variables
-from mim_jax.training.sharding import batch_shards, make_mesh, replicated
+from mim_jax.training.sharding import batch_shards, make_mesh, on_every_device
 
 INFERENCES = ("slide", "whole")
 
@@ -180,7 +180,7 @@ class Setting:
 
     def trained(self, plan: Plan) -> tuple[State, Variables, float]:
         """The state after training, the variables of the trunk on the devices, the last training loss."""
-        variables = jax.device_put(plan.trunk.fitted(self.task.encoder.variables), replicated(self.mesh))
+        variables = on_every_device(plan.trunk.fitted(self.task.encoder.variables), self.mesh)
         task, every = self.task, self.protocol.checkpoint_every
         crops = functools.partial(
             train_crops,

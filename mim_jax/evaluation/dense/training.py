@@ -23,7 +23,7 @@ from mim_jax.methods.base import Variables
 from mim_jax.models.maps import upsample
 from mim_jax.nn.images import normalize
 from mim_jax.training import optimizer
-from mim_jax.training.sharding import global_batch, replicated
+from mim_jax.training.sharding import global_batch, on_every_device
 
 Loss = Callable[[Any, Any, Any, Any], Array]  # (output, auxiliary output or None, map, step) -> loss
 CHECK_EVERY = 100  # steps after which a loss that is not finite is noticed
@@ -143,7 +143,7 @@ def train(
         ConfigError: the loss is no number; names the key of the learning rate. CheckpointError: as `Kept.restored`.
     """
     key = jax.random.key(seed)
-    state = jax.device_put(plan.init(variables, key), replicated(mesh))
+    state = on_every_device(plan.init(variables, key), mesh)
     state, losses = kept.restored(state) if kept else (state, [])
     begun, tail = int(state.step), plan.steps - max(plan.steps // 10, 1)
     for done, batch in enumerate(crops(begun), begun + 1):
