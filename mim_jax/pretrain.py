@@ -18,7 +18,7 @@ from mim_jax.methods import registry
 from mim_jax.methods.base import Method
 from mim_jax.report.online import Reconstructions
 from mim_jax.report.page import write_page
-from mim_jax.training import start
+from mim_jax.training import bucket, start
 from mim_jax.training.data import TrainData
 from mim_jax.training.loop import finished, train
 from mim_jax.training.optimizer import check as check_optimizer
@@ -68,7 +68,8 @@ def check_views(config: ConfigDict, method: Method) -> None:
 
 
 def pretrain(config: ConfigDict, workdir: str | Path) -> bool:
-    """Trains a config in `workdir`, continuing what is there; writes the run's page.
+    """Trains a config in `workdir`, a folder or an address such as gs://bucket/run, continuing what is there; writes
+    the run's page.
 
     Returns whether the last step was reached; False if a signal stopped the run before.
 
@@ -76,7 +77,11 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> bool:
         MimError: anything that the user can mend, in one sentence.
     """
     method = check_all(config)
-    workdir = Path(workdir)
+    with bucket.opened(workdir, writer=True) as folder:
+        return _train(config, method, folder)
+
+
+def _train(config: ConfigDict, method: Method, workdir: Path) -> bool:
     if (workdir / IMPORT_NOTE).exists():
         raise ConfigError(
             f"{workdir} holds imported weights, which have no optimizer to go on with; give another --workdir and "

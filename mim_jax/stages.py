@@ -8,7 +8,6 @@ stopped: stages that are done are passed over.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from ml_collections import ConfigDict
 from mim_jax import config as configs
 from mim_jax.errors import CheckpointError, ConfigError, MimError, nearest
 from mim_jax.pretrain import check_all, pretrain
+from mim_jax.training import bucket
 from mim_jax.training.checkpoints import Checkpoints
-from mim_jax.training.loop import say
+from mim_jax.training.events import say
 
 PREFIX = "stage:"
 
@@ -27,7 +27,7 @@ def is_pipeline(config: ConfigDict) -> bool:
     return "stages" in config
 
 
-def stages(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, ConfigDict]:
+def stages(config: ConfigDict, workdir: str | Path) -> dict[str, ConfigDict]:
     """The configs of the stages in their order, with the run directories of earlier stages put in.
 
     Raises:
@@ -49,7 +49,7 @@ def stages(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Con
     return found
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> bool:
+def train(config: ConfigDict, workdir: str | Path) -> bool:
     """`mim-jax train`: a run, or the stages of a pipeline one after the other; whether all was trained to the end.
 
     Raises:
@@ -60,7 +60,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> bool:
     check(config, workdir)
     found = stages(config, workdir)
     for number, (name, stage) in enumerate(found.items(), 1):
-        folder, which = Path(workdir) / name, f"stage {number} of {len(found)}, {name}"
+        folder, which = bucket.join(workdir, name), f"stage {number} of {len(found)}, {name}"
         if _is_done(stage, folder):
             say(f"{which}: done already, in {folder}")
             continue
@@ -70,7 +70,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> bool:
     return True
 
 
-def check(config: ConfigDict, workdir: str | os.PathLike[str] = ".") -> None:
+def check(config: ConfigDict, workdir: str | Path = ".") -> None:
     """`mim-jax config check`: refuses a run, or any stage of a pipeline, that cannot run.
 
     Raises:
@@ -90,11 +90,11 @@ def _named(name: str, function: Any, *args: Any) -> Any:
         raise type(error)(f"stage {name}: {error}") from error
 
 
-def _folder_of(value: str, earlier: dict[str, ConfigDict], workdir: str | os.PathLike[str], key: str) -> Path:
+def _folder_of(value: str, earlier: dict[str, ConfigDict], workdir: str | Path, key: str) -> str | Path:
     name = value.removeprefix(PREFIX)
     if name not in earlier:
         raise ConfigError(f"config.{key} = '{value}' names no earlier stage{nearest(name, earlier)}")
-    return Path(workdir) / name
+    return bucket.join(workdir, name)
 
 
 def _put(config: ConfigDict, key: str, value: str) -> None:
@@ -104,9 +104,10 @@ def _put(config: ConfigDict, key: str, value: str) -> None:
     config[last] = value
 
 
-def _is_done(config: ConfigDict, folder: Path) -> bool:
-    """Whether the run in `folder` is this one and has taken all its steps."""
+def _is_done(config: ConfigDict, where: str | Path) -> bool:
+    """Whether the run in `where` is this one and has taken all its steps."""
     try:
+        folder = bucket.local_folder(where)
         steps = json.loads((folder / "resolved.json").read_text())["steps"]["total"]
         if configs.diff(configs.load_json(folder / "config.json"), config):
             return False

@@ -30,18 +30,20 @@ def run(args: argparse.Namespace) -> None:
 
     distributed.start()  # before anything looks at the devices
     from mim_jax.evaluation.run import evaluate
+    from mim_jax.training import bucket
 
-    evaluate(
-        args.run_dir,
-        protocols,
-        suite=args.suite,
-        seeds=args.seeds,
-        step=args.step,
-        source=args.source,
-        eval_source=args.eval_source,
-        baselines=not args.no_baselines,
-        overrides=args.overrides,
-    )
+    with bucket.opened(args.run_dir) as folder:
+        evaluate(
+            folder,
+            protocols,
+            suite=args.suite,
+            seeds=args.seeds,
+            step=args.step,
+            source=args.source,
+            eval_source=args.eval_source,
+            baselines=not args.no_baselines,
+            overrides=args.overrides,
+        )
 
 
 COMMAND = Command(

@@ -19,16 +19,18 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from mim_jax.report.show import show_run
+    from mim_jax.training import bucket
 
-    show_run(
-        args.run_dir,
-        images=tuple(args.images),
-        source=args.source,
-        count=args.count,
-        seed=args.seed,
-        out=args.out,
-        step=args.step,
-    )
+    with bucket.opened(args.run_dir) as folder:
+        show_run(
+            folder,
+            images=tuple(args.images),
+            source=args.source,
+            count=args.count,
+            seed=args.seed,
+            out=args.out,
+            step=args.step,
+        )
 
 
 COMMAND = Command(

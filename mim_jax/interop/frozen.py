@@ -18,6 +18,7 @@ from mim_jax.methods.base import Method
 from mim_jax.methods.tokenizer import Tokenizer
 from mim_jax.models.tokenizer import TokenizerConfig
 from mim_jax.models.vit_config import VitConfig
+from mim_jax.training import bucket
 from mim_jax.training.runs import load_run
 
 Tree = Any
@@ -51,9 +52,9 @@ def check(method: Method) -> None:
             raise ConfigError(
                 f"{where} is empty, so {method.name} would learn from an untrained {name}; {reader.untrained}"
             )
-        if not Path(source).exists():
+        if not bucket.local_folder(source).exists():
             raise ConfigError(f"{where} '{source}' does not exist; {reader.untrained}")
-        reader.check(Path(source), method)
+        reader.check(bucket.local_folder(source), method)
 
 
 def read(method: Method, shapes: Tree) -> dict[str, Tree]:
@@ -66,7 +67,7 @@ def read(method: Method, shapes: Tree) -> dict[str, Tree]:
     found = {}
     for name, source in method.sources().items():
         try:
-            tree = READERS[name].read(Path(source), method, shapes[name])
+            tree = READERS[name].read(bucket.local_folder(source), method, shapes[name])
         except ConfigError:
             raise
         except MimError as error:

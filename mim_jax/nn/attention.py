@@ -50,13 +50,13 @@ class SelfAttention(nn.Module):
         looked_at = self.is_mutable_collection("intermediates")  # by somebody (`models.attention_map`)
         plain = bias is None and rotary is None and self.relative_grid is None and not looked_at
         if heads_are_split(self.heads):
-            out = self._attend(*self._split_heads(x), bias, rotary, looked_at)
+            out = self._attend(self._split_heads(x), bias, rotary, looked_at)
         else:
             qkv = self._project(x)
             # Split first: the gradient is then put together by one concatenation, not by adding three padded arrays.
-            parts = (einops.rearrange(p, "b t (k d) -> b k t d", k=self.heads) for p in jnp.split(qkv, 3, axis=-1))
+            parts = [einops.rearrange(p, "b t (k d) -> b k t d", k=self.heads) for p in jnp.split(qkv, 3, axis=-1)]
             fused = plain and serves(qkv, self.heads)
-            out = row_attention(qkv, self.heads) if fused else self._attend(*parts, bias, rotary, looked_at)
+            out = row_attention(qkv, self.heads) if fused else self._attend(parts, bias, rotary, looked_at)
         if self.norm_epsilon:
             out = layer_norm("norm", self.dtype, self.norm_epsilon, self.start.norm_bias)(out)
         return dense(width, kernel_init=scaled(self.start.kernel, self.proj_scale), name="proj")(out)
@@ -81,7 +81,9 @@ class SelfAttention(nn.Module):
         q_bias, v_bias = (self.param(name, nn.initializers.zeros, (width,)) for name in ("q_bias", "v_bias"))
         return jnp.concatenate([q_bias, jnp.zeros(width), v_bias])
 
-    def _attend(self, q, k, v, bias, rotary, looked_at: bool) -> Float[Array, "B T D"]:
+    def _attend(self, heads, bias, rotary, looked_at: bool) -> Float[Array, "B T D"]:
+        """heads: q, k and v by head."""
+        q, k, v = heads
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         if self.relative_grid is not None:

@@ -51,8 +51,12 @@ def fault(folder: epath.Path, items: Iterable[str] | None = None) -> str:
     for name, entry in sorted(files.items()):
         if wanted is not None and not name.startswith(wanted):
             continue
+        if name.startswith("/") or ".." in name.split("/"):  # a stranger's checkpoint may name anything
+            return f"{FILE} names a file outside of it"
         if not (folder / name).exists():
             return f"the file {name} is missing"
+        if _is_local(folder) and not os.path.isfile(folder / name):
+            return f"{name} is not a file"
         found = _digest(folder / name, known=entry)
         if found[0] != entry[0]:
             return f"the file {name} has {found[0]:,} bytes, not {entry[0]:,}"

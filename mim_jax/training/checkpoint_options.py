@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -49,7 +49,7 @@ def lowest_is_best(metric: str) -> bool:
     return metric.endswith("loss")
 
 
-def absolute(workdir: str | Path) -> epath.Path:
+def absolute(workdir: str | os.PathLike[str]) -> epath.Path:
     """Orbax wants absolute paths; bucket addresses such as gs://... stay what they are."""
     return epath.Path(workdir).expanduser().resolve()
 

@@ -22,8 +22,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from mim_jax.errors import CheckpointError
+from mim_jax.training import bucket, checkpoint_frozen
 from mim_jax.training import checkpoint_digests as digests
-from mim_jax.training import checkpoint_frozen
 from mim_jax.training.checkpoint_items import (
     DataState,
     compare,
@@ -85,7 +85,8 @@ class Checkpoints:
         trouble: Callable[[int, str, str], None] | None = None,
     ):
         quiet()
-        self.workdir = absolute(workdir)
+        self._small_files = Path(workdir)
+        self.workdir = absolute(bucket.home(workdir))
         self.directory = self.workdir / "checkpoints"
         self.metric, self.meta = metric, dict(meta or {})
         self._clock: SaveClock | None = None
@@ -135,6 +136,7 @@ class Checkpoints:
             self._clock.reset()
         self.wait()
         with self._failure(step):
+            bucket.push(self._small_files)  # what was logged before a checkpoint is never behind it
             self._writing = step
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=judged, force=True)
         return self._lost != step

@@ -61,6 +61,18 @@ class RunLock:
             self._held = None
 
 
+def is_held(folder: str | os.PathLike[str]) -> bool:
+    """Whether a process of this host holds the lock of a local folder."""
+    path = Path(folder) / FILE
+    if not path.exists():
+        return False
+    lock = _FileLock(os.fspath(folder))
+    answer = lock.take()
+    if answer == "":
+        lock.give_back()
+    return bool(answer)
+
+
 class _FileLock:
     def __init__(self, where: str):
         self._path = Path(where) / FILE

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mim_jax import config as configs
 from mim_jax.errors import CheckpointError
 from mim_jax.methods.base import Method, Variables
-from mim_jax.training import changes, flops, signals, trouble
+from mim_jax.training import bucket, changes, flops, signals, trouble
 from mim_jax.training.checkpoints import Checkpoints
 from mim_jax.training.course import Course, old_place
 from mim_jax.training.events import Events, say
@@ -62,7 +64,8 @@ def train(
     mesh = make_mesh(config.mesh)
     run = plan(config, data.records, mesh)  # refuses what cannot be, before anything is touched
     with contextlib.ExitStack() as stack:
-        stack.enter_context(RunLock(workdir))
+        for place in bucket.places(workdir):
+            stack.enter_context(RunLock(place))
         changed = changes.changed(config, workdir)
 
         # ---- Shapes and shardings ------------------------------------------------------------------------------
@@ -243,5 +246,8 @@ def evaluate(
 
 
 def finished(workdir: Path, state: TrainState) -> bool:
-    """Whether `train` has reached the last step."""
-    return int(state.step) >= json.loads((workdir / "resolved.json").read_text())["steps"]["total"]
+    """Whether `train` has reached the last step; the same answer on every process, of which the first has the file."""
+    total = json.loads((workdir / "resolved.json").read_text())["steps"]["total"] if jax.process_index() == 0 else 0
+    if jax.process_count() > 1:
+        total = int(multihost_utils.broadcast_one_to_all(np.asarray(total)))
+    return int(state.step) >= total

@@ -21,6 +21,7 @@ from mim_jax import config as configs
 from mim_jax.errors import CheckpointError
 from mim_jax.methods import registry
 from mim_jax.methods.base import Batch, Progress
+from mim_jax.training import bucket
 from mim_jax.training.groups import flat
 from mim_jax.training.state import TrainState, run_key
 from mim_jax.training.step import StepSettings
@@ -47,10 +48,11 @@ def write_bundle(
         configs.save(config, writing / "config.json")
         (writing / "settings.json").write_text(json.dumps(_plain(settings)))
         np.savez(writing / "batch.npz", **batch)
+    # In a bucket the arrays are written where they stay: every process writes its own share of them.
+    remote = len(bucket.places(workdir)) > 1
+    where = bucket.home(workdir) / "nonfinite" / folder.name if remote else writing.absolute()
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(
-            (writing / "variables").absolute(), {k: v for k, v in variables.items() if jax.tree.leaves(v)}
-        )
+        checkpointer.save(where / "variables", {k: v for k, v in variables.items() if jax.tree.leaves(v)}, force=True)
     if jax.process_index() == 0:
         os.replace(writing, folder)
     return folder, report["first non-finite array"]

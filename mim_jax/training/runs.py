@@ -14,6 +14,7 @@ from mim_jax import config as configs
 from mim_jax.errors import CheckpointError
 from mim_jax.methods import registry
 from mim_jax.methods.base import Batch, Method, Variables
+from mim_jax.training import bucket
 from mim_jax.training.checkpoints import Checkpoints, Which, params_hash
 from mim_jax.training.state import run_key
 from mim_jax.training.views import Views
@@ -61,7 +62,7 @@ def load_run(workdir: str | os.PathLike[str], step: Which = None) -> Run:
     Raises:
         CheckpointError: no run or no such checkpoint in `workdir`.
     """
-    workdir = Path(workdir)
+    workdir = bucket.local_folder(workdir)
     if not (workdir / "config.json").exists():
         raise CheckpointError(f"{workdir} is not a run: it has no config.json; give the --workdir of a `mim-jax train`")
     config = configs.load_json(workdir / "config.json")

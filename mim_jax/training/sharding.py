@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from mim_jax.errors import ConfigError
 from mim_jax.section import Section
@@ -88,15 +88,15 @@ def _sharding(name: str, leaf: Any, mesh: Mesh, rules: Rules) -> NamedSharding:
             return NamedSharding(mesh, _rule_spec(name, pattern, tuple(axes), shape, mesh))
     if int(np.prod(shape)) < SMALL:
         return replicated(mesh)
-    axes: list[str | None] = [None] * len(shape)
+    split = [""] * len(shape)
     for pattern, wanted in TENSOR_RULES:
         if len(wanted) == len(shape) and re.search(pattern, name):
             fits = all(not axis or size % mesh.shape[axis] == 0 for size, axis in zip(shape, wanted, strict=True))
-            axes = [axis or None for axis in wanted] if fits else axes
-    free = [d for d, size in enumerate(shape) if axes[d] is None and size % mesh.shape["fsdp"] == 0]
+            split = list(wanted) if fits else split
+    free = [d for d, size in enumerate(shape) if not split[d] and size % mesh.shape["fsdp"] == 0]
     if free:
-        axes[max(free, key=lambda d: shape[d])] = "fsdp"
-    return NamedSharding(mesh, PartitionSpec(*(axis if axis and mesh.shape[axis] > 1 else None for axis in axes)))
+        split[max(free, key=lambda d: shape[d])] = "fsdp"
+    return NamedSharding(mesh, PartitionSpec(*(axis if axis and mesh.shape[axis] > 1 else None for axis in split)))
 
 
 def _rule_spec(name: str, pattern: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -121,7 +121,7 @@ def on_every_device(tree: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(lambda leaf: place(leaf, replicated(mesh)), tree)
 
 
-def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def place(leaf: Any, sharding: Sharding) -> jax.Array:
     """One array, equal on every process, where `sharding` says."""
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mim_jax.errors import CheckpointError, ConfigError
 from mim_jax.methods.base import Method, Variables
+from mim_jax.training import bucket
 from mim_jax.training.fit import Fitted, fit
 from mim_jax.training.groups import flat, path_name
 from mim_jax.training.runs import load_run
@@ -142,7 +142,7 @@ def from_config(config: ConfigDict, method: Method, say: Say = print) -> Start:
     def read() -> Source | None:
         if not where:
             return None
-        if not (Path(where) / "config.json").exists():
+        if not (bucket.local_folder(where) / "config.json").exists():
             raise ConfigError(f"training.start_from '{where}' is not a run (no config.json); give the --workdir of one")
         try:
             run = load_run(where)

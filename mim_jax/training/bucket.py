@@ -7,18 +7,22 @@ copied: by process 0, before every checkpoint, so that what is logged before a c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from etils import epath
 
 from mim_jax.errors import ConfigError
+from mim_jax.training.lock import FILE as LOCK
+from mim_jax.training.lock import is_held
 
 HOME = ".home"  # in the local folder: the address whose files it holds
-LARGE = ("checkpoints", "frozen")  # written by Orbax at the address itself
+LARGE = ("checkpoints", "frozen", "variables")  # folders written by Orbax at the address itself
 WRITING = (".writing", ".tmp")
 _sent: dict[str, dict[str, tuple[int, int]]] = {}  # per local folder: what was copied, by size and time of change
 _one_at_a_time = threading.Lock()
@@ -35,21 +39,41 @@ def path_of(address: str | os.PathLike[str]) -> epath.Path:
     return epath.Path(text.removeprefix("file://") if text.startswith("file://") else text)
 
 
-def local_folder(address: str | os.PathLike[str]) -> Path:
+@contextlib.contextmanager
+def opened(address: str | os.PathLike[str], *, writer: bool = False) -> Iterator[Path]:
+    """The local folder of a run directory; what has changed in it is at the address when this ends, however it ends.
+
+    writer: for the run itself, whose folder no second run of this host may fill anew.
+
+    Raises:
+        ConfigError: the address cannot be read, or a run of this host is writing there.
+    """
+    folder = local_folder(address, writer=writer)
+    try:
+        yield folder
+    finally:
+        push(folder)
+
+
+def local_folder(address: str | os.PathLike[str], *, writer: bool = False) -> Path:
     """Where the small files of a run directory are: the directory itself, or for an address a folder of this host.
 
     It is in $MIM_JAX_RUNS, by default ~/.cache/mim_jax/runs, and is filled from the address.
 
     Raises:
-        ConfigError: the address cannot be read.
+        ConfigError: as `opened`.
     """
     if not is_remote(address):
         return Path(address)
     text = os.fspath(address).rstrip("/")
     root = Path(os.environ.get("MIM_JAX_RUNS", "") or Path.home() / ".cache" / "mim_jax" / "runs")
-    number = f"-{jax.process_index()}" if jax.process_index() else ""
-    folder = root / f"{text.rpartition('/')[2]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}{number}"
+    kind = f"process-{jax.process_index()}" if writer else "reader"
+    folder = root / f"{text.rpartition('/')[2]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{kind}"
     folder.mkdir(parents=True, exist_ok=True)
+    if writer and is_held(folder):
+        raise ConfigError(
+            f"{text} is being written by a run on this host; wait for it, stop it, or give another address"
+        )
     try:
         pull(text, folder)
     except Exception as error:  # each kind of bucket has errors of its own
@@ -61,10 +85,20 @@ def local_folder(address: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def join(address: str | os.PathLike[str], name: str) -> str | Path:
+    """A folder below a run directory or address."""
+    return f"{os.fspath(address).rstrip('/')}/{name}" if is_remote(address) else Path(address) / name
+
+
 def home(folder: str | os.PathLike[str]) -> epath.Path:
     """Where the checkpoints of a local folder are: at the address it belongs to, or in the folder itself."""
     note = Path(folder) / HOME
     return path_of(note.read_text()) if note.exists() else epath.Path(folder)
+
+
+def places(folder: Path) -> list[os.PathLike[str]]:
+    """The folder and, where it belongs to an address, that."""
+    return [folder, home(folder)] if (folder / HOME).exists() else [folder]
 
 
 def pull(address: str, folder: Path) -> None:
@@ -78,7 +112,7 @@ def pull(address: str, folder: Path) -> None:
         temporary = target.with_name(f"{target.name}.{os.getpid()}{WRITING[0]}")
         temporary.write_bytes(path.read_bytes())
         os.replace(temporary, target)
-    for path in [p for p in folder.rglob("*") if p.is_file() and p.name != HOME]:
+    for path in [p for p in folder.rglob("*") if p.is_file() and p.name not in (HOME, LOCK)]:
         if str(path.relative_to(folder)) not in found:
             path.unlink()
     _sent[str(folder)] = {name: _stamp(folder / name) for name in found}
@@ -110,15 +144,15 @@ def _files(folder: epath.Path) -> list[epath.Path]:
         return []
     found: list[epath.Path] = []
     for path in folder.iterdir():
-        if path.name in LARGE or path.name.endswith(WRITING):
+        if path.name in (*LARGE, LOCK) or path.name.endswith(WRITING):
             continue
         found += _files(path) if path.is_dir() else [path]
     return found
 
 
 def _counts(path: Path, folder: Path) -> bool:
-    large = path.relative_to(folder).parts[0] in LARGE
-    return path.is_file() and path.name != HOME and not large and not path.name.endswith(WRITING)
+    large = any(part in LARGE for part in path.relative_to(folder).parts)
+    return path.is_file() and path.name not in (HOME, LOCK) and not large and not path.name.endswith(WRITING)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
