@@ -30,7 +30,7 @@ class ValidationLoss:
         self, config: ConfigDict, method: Method, mesh: Mesh, every_steps: int, eval_batches: Callable[..., Any]
     ):
         self._config, self._mesh, self.every_steps = config, mesh, every_steps
-        self._open = eval_batches
+        self._open, self._batches = eval_batches, None  # opened once, read at every look
         views = Views.from_config(config.data)
 
         def loss(variables: Variables, batch, key):
@@ -49,15 +49,16 @@ class ValidationLoss:
         size = max(shards, min(config.training.batch_size, limit, 256) // shards * shards)
         key = run_key(config.seed, "validation")
         losses, weights = [], []
-        batches = self._open(
-            config.data,
-            split="eval",
-            batch_size=size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            limit=limit,
-        )
-        for number, batch in zip(itertools.count(), batches, strict=False):
+        if self._batches is None:
+            self._batches = self._open(
+                config.data,
+                split="eval",
+                batch_size=size,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                limit=limit,
+            )
+        for number, batch in zip(itertools.count(), self._batches, strict=False):
             if not batch["valid"].all():
                 break
             given = {name: batch[name] for name in ("image", "label") if name in batch}
