@@ -1,6 +1,7 @@
 # make quickstart   install, pretrain a small MAE on the embedded digits, judge it, draw what it predicts
 # make test         lint, types, import rules and the test suite (INTEROP=1: also the comparisons with torch)
 # make test-slow    the tests that take long
+# make reliability  every fault that is tried, and the table of docs/reliability.md (hours; MIM_JAX_SOAK_MINUTES=60)
 # make lint         lint, types and import rules alone
 # make format       put the code into the house's format
 # make constraints  resolve the newest versions anew, with the hashes of their files, into constraints/
@@ -26,7 +27,7 @@ tag = $(1) -c 'import sys; print("py%d%d" % sys.version_info[:2])'
 install = $(BIN)/pip install --quiet --no-deps --no-build-isolation --require-hashes --only-binary :all: --no-binary promise
 here = constraints/$$($(call tag,$(BIN)/python))
 
-.PHONY: quickstart test test-slow lint format constraints audit clean
+.PHONY: quickstart test test-slow reliability lint format constraints audit clean
 
 quickstart: $(VENV)/.installed
 	@$(BIN)/python tools/quickstart.py
@@ -36,6 +37,10 @@ test: lint $(if $(INTEROP),$(VENV)/.interop)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow
+
+reliability: $(VENV)/.dev
+	$(BIN)/pytest tests/reliability -m "slow or not slow" --faults results/reliability.json
+	$(BIN)/python tools/reliability_table.py results/reliability.json --write
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
