@@ -21,7 +21,7 @@ class Folder(Source):
     def __init__(self, root: str, spec: Spec):
         self.root = require_folder(root, spec.text)
         self.dtype = spec.depth()
-        self._paths = sorted(_images_below(self.root))
+        self._paths = sorted(images_below(self.root))
         if not self._paths:
             raise DataError(
                 f"data source '{spec.text}': '{self.root}' holds no image files ({', '.join(IMAGE_EXTENSIONS)})"
@@ -52,7 +52,7 @@ class Folder(Source):
         return self._paths[self.at(i)]
 
 
-def _images_below(root: str) -> list[str]:
+def images_below(root: str) -> list[str]:
     """Paths of image files relative to `root`; hidden files and folders are left out."""
     found = []
     for folder, folders, names in os.walk(root, followlinks=True):
