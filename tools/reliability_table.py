@@ -1,7 +1,7 @@
 """Renders what `make reliability` measured as the table of docs/reliability.md.
 
-    python tools/reliability_table.py results/reliability.json            prints it
-    python tools/reliability_table.py results/reliability.json --write    puts it into the page
+python tools/reliability_table.py results/reliability.json            prints it
+python tools/reliability_table.py results/reliability.json --write    puts it into the page
 """
 
 from __future__ import annotations

@@ -26,13 +26,15 @@ BATCH = 64
 PROBE = ("evaluation.knn.k=10,20", "evaluation.knn.feature=pooled", "evaluation.linear.feature=pooled")
 PROBE += ("evaluation.linear.batch_size=1000", "evaluation.linear.lr=6.4", "evaluation.linear.lr_batch=0")
 SMALL_VIT = ("model.width=96", "model.depth=3", "model.heads=3")
+SMALL_TEACHER = tuple(setting.replace("model.", "method.teacher.model.") for setting in SMALL_VIT)
+SMALL_DECODER = ("method.decoder_width=64", "method.decoder_depth=2", "method.decoder_heads=2")
 COMMON = ("optimizer.lr=1e-3", "optimizer.lr_batch=0", "training.log_every=20")
 COMMON += tuple(f"training.evaluate.{what}_every_epochs=0" for what in ("knn", "loss", "pictures"))
 
 
 @dataclass(frozen=True)
 class System:
-    """changes: what makes configs/NAME/cifar10.py small. needs: a system whose run it reads, as `tokenizer`.
+    """changes: what makes configs/NAME/cifar10.py small. needs: a system whose run it reads, as `takes`.
 
     judged: whether it learns an encoder; the others are trained as their config says. images: that it sees where they
     are not those of the others.
@@ -42,13 +44,23 @@ class System:
     encoder: tuple[str, ...] = SMALL_VIT
     arguments: str = ""
     needs: str = ""
+    takes: str = "tokenizer"  # tokenizer | teacher
     judged: bool = True
     images: int = 0
 
 
 SYSTEMS = {
     "tokenizer": System(encoder=(), judged=False),
-    "mae": System(("method.decoder_width=64", "method.decoder_depth=2", "method.decoder_heads=2")),
+    "mae": System(SMALL_DECODER),
+    "mff": System((*SMALL_DECODER, "method.taps=(0,1,2)")),
+    "colormae": System(SMALL_DECODER),
+    "hpm": System(SMALL_DECODER),
+    "lut": System((*SMALL_DECODER, "method.ema_momentum=0.99"), arguments="head_hidden=256"),
+    "dmae": System(
+        (*SMALL_DECODER, *SMALL_TEACHER, "method.blocks=(1,)", "method.teacher_blocks=(1,)"),
+        needs="mae",
+        takes="teacher",
+    ),
     "simmim": System(),
     "maskfeat": System(),
     "beit": System(needs="tokenizer"),
@@ -68,6 +80,26 @@ SYSTEMS = {
     ),
     # At 1e-3 its linear probe fell below the untrained encoder's; the published rate is 1e-3 for batches of 2048.
     "ijepa": System(("method.momentum=0.98", "optimizer.lr=3e-4"), arguments="predictor_width=64,predictor_depth=2"),
+    "convmae": System(
+        (
+            *("model.stem_width=(24,48)", "model.stem_depth=(1,1)"),
+            *("method.decoder_width=64", "method.decoder_depth=2", "method.decoder_heads=2"),
+        ),
+    ),
+    "dbot": System((*SMALL_DECODER, *SMALL_TEACHER)),
+    "dbot_beit": System(SMALL_TEACHER, needs="mae", takes="teacher"),
+    "vqkd": System(SMALL_TEACHER, encoder=(), needs="mae", takes="teacher", judged=False),
+    "beitv2": System(("method.early_layers=2",), needs="vqkd"),
+    "eva02": System(SMALL_TEACHER, needs="mae", takes="teacher"),
+    "maskalign": System((*SMALL_TEACHER, "method.layer_weights=top2"), needs="mae", takes="teacher"),
+    "dmjd": System(
+        (
+            *("model.stem_width=(24,48)", "model.stem_depth=(1,1)"),
+            *("method.decoder_width=64", "method.decoder_depth=2", "method.decoder_heads=2"),
+        ),
+    ),
+    "croco": System(("method.decoder_width=64", "method.decoder_depth=2", "method.decoder_heads=2")),
+    "multimae": System(("method.decoder_heads=2",), arguments="decoder_width=64"),
     "spark": System(
         ("model.width=(16,32,64,128)", "method.decoder_width=64", "optimizer.lr=4e-3"),  # LAMB's rates are larger
         encoder=(),
@@ -80,7 +112,8 @@ def train(name: str, args: argparse.Namespace, core: int) -> None:
     system, run, began = SYSTEMS[name], args.out / name, time.monotonic()
     values = {"epochs": (system.images or args.images) / 50_000, "batch_size": BATCH, "precision": "fp32"}
     values |= {"source": f"parquet:{args.data}/train-*.parquet", "eval_source": f"parquet:{args.data}/test-*.parquet"}
-    values |= {"tokenizer": args.tokenizer or args.out / system.needs} if system.needs else {}
+    if system.needs:
+        values[system.takes] = system.needs == "tokenizer" and args.tokenizer or args.out / system.needs
     if not system.judged:
         del values["epochs"], values["batch_size"]
     given = [f"{key}={value}" for key, value in values.items()] + [system.arguments] * bool(system.arguments)
@@ -116,16 +149,17 @@ def run_all(args: argparse.Namespace) -> bool:
         finally:
             cores.put(core)
 
-    chosen = args.only or list(SYSTEMS)
-    if args.tokenizer:
-        chosen = [name for name in chosen if name != "tokenizer"]
-    needed = set() if args.tokenizer else {SYSTEMS[name].needs for name in chosen} - {""}
+    chosen = set(args.only or SYSTEMS)
+    there = {"tokenizer"} if args.tokenizer else set()
+    while needed := {SYSTEMS[name].needs for name in chosen} - chosen - there - {""}:
+        chosen |= needed
+    fine = True
     with ThreadPoolExecutor(args.jobs) as pool:
-        first = [pool.submit(job, name) for name in needed]
-        later = [name for name in chosen if name not in needed]
-        done = [f.result() for f in [*(pool.submit(job, name) for name in later if not SYSTEMS[name].needs), *first]]
-        done += [f.result() for f in [pool.submit(job, name) for name in later if SYSTEMS[name].needs]]
-    return all(done)
+        while chosen := chosen - there:
+            ready = [name for name in SYSTEMS if name in chosen and SYSTEMS[name].needs in {"", *there}]
+            fine = all(list(pool.map(job, ready))) and fine
+            there |= set(ready)
+    return fine
 
 
 def rows(out: Path) -> list[dict]:

@@ -98,7 +98,7 @@ def _view(where: str, view: Section, channels: int) -> None:
     _whole(f"{where}.count", view["count"], 1)
     for key in FRACTIONS:
         _share(f"{where}.{key}", view[key])
-    for key in ("jitter_first", "normalize"):
+    for key in ("jitter_first", "normalize", "one_effect"):
         if not isinstance(view[key], bool):
             raise ConfigError(f"{where}.{key} = {view[key]!r} is neither True nor False")
     _colour(where, view, channels)
@@ -129,6 +129,8 @@ def _colour(where: str, view: Section, channels: int) -> None:
         )
     if not isinstance(hue, Real) or not 0 <= hue <= 0.5:
         raise ConfigError(f"{where}.color_jitter_hue = {hue!r} is not between 0 and 0.5, half of the colour circle")
+    if view["one_effect"] and not (view["grayscale"] or view["blur"] or view["solarize"]):
+        raise ConfigError(f"{where}.one_effect chooses among grayscale, blur and solarize; give at least one a share")
     low, high = _pair(f"{where}.blur_radius", view["blur_radius"], "(least, most)")
     if not 0 <= low <= high:
         raise ConfigError(f"{where}.blur_radius = ({low}, {high}) is not a range of pixels with 0 <= least <= most")

@@ -23,9 +23,16 @@ class Effects:
     blur: float = 0.0
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
+    one: bool = False  # exactly one of the three, the probabilities being their shares (DeiT III)
 
     def __call__(self, image: Shaped[np.ndarray, "h w C"], rng: Generator) -> Shaped[np.ndarray, "h w C"]:
         """Applies what is drawn from `rng`; an effect of probability 0 draws nothing."""
+        if self.one:
+            shares = np.array([self.grayscale, self.blur, self.solarize])
+            chosen = min(int(np.searchsorted(np.cumsum(shares), rng.random() * shares.sum(), side="right")), 2)
+            grey, blurred, solarized = (float(chosen == number) for number in range(3))
+            alone = Effects(grayscale=grey, blur=blurred, blur_radius=self.blur_radius, solarize=solarized)
+            return alone(image, rng)
         if self.grayscale and rng.random() < self.grayscale:
             image = grayscale(image)
         if self.blur and rng.random() < self.blur:

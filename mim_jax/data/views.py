@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from mim_jax.data import crops
 from mim_jax.data.crops import Box
-from mim_jax.data.decode import Picture, height_width
+from mim_jax.data.decode import Picture, height_width, pixels
 from mim_jax.data.effects import Effects
 from mim_jax.data.erasing import Erasing
 from mim_jax.data.jitter import Change, Jitter
@@ -109,6 +109,7 @@ class View:
                 blur=float(own["blur"]),
                 blur_radius=(float(own["blur_radius"][0]), float(own["blur_radius"][1])),
                 solarize=float(own["solarize"]),
+                one=bool(own["one_effect"]),
             ),
             policy=parse(own["randaugment"]),
             erasing=Erasing(
@@ -233,19 +234,57 @@ def _cut_resized(view: View, picture: Picture, box: Box | None) -> np.ndarray:
     return resize(picture, view.size, view.interpolation, box, fast=view.fast)
 
 
-def _random(view: View, height: int, width: int, rng: Generator) -> Box:
-    """A part of the image at the smallest size that covers the view, with an eighth of zeros around it."""
-    to = crops.covering_size(height, width, view.size)
-    rows, columns = (to[i] + 2 * (view.size[i] // 8) - view.size[i] for i in (0, 1))
-    return int(rng.random() * (rows + 1)), int(rng.random() * (columns + 1)), *view.size
+def _eighth(size: tuple[int, int]) -> tuple[int, int]:
+    return size[0] // 8, size[1] // 8
 
 
-def _cut_random(view: View, picture: Picture, box: Box | None) -> np.ndarray:
-    assert box is not None
-    top, left, height, width = box
-    image = resize(picture, crops.covering_size(*height_width(picture), view.size), view.interpolation, fast=view.fast)
-    image = np.pad(image, ((height // 8,) * 2, (width // 8,) * 2, (0, 0)))
-    return image[top : top + height, left : left + width]
+def _four(size: tuple[int, int]) -> tuple[int, int]:
+    return 4, 4
+
+
+def _padded(padding: Callable[[tuple[int, int]], tuple[int, int]], **how: Any) -> Crop:
+    """A part of the image at the smallest size that covers the view, with so many pixels more on every side."""
+
+    def choose(view: View, height: int, width: int, rng: Generator) -> Box:
+        to, pad = crops.covering_size(height, width, view.size), padding(view.size)
+        rows, columns = (to[i] + 2 * pad[i] - view.size[i] for i in (0, 1))
+        return int(rng.random() * (rows + 1)), int(rng.random() * (columns + 1)), *view.size
+
+    def cut(view: View, picture: Picture, box: Box | None) -> np.ndarray:
+        assert box is not None
+        (top, left, height, width), (over, beside) = box, padding(view.size)
+        to = crops.covering_size(*height_width(picture), view.size)
+        image = resize(picture, to, view.interpolation, fast=view.fast)
+        image = np.pad(image, ((over, over), (beside, beside), (0, 0)), **how)
+        return image[top : top + height, left : left + width]
+
+    return Crop(choose, cut, any_size=False)
+
+
+def _large_enough(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The image's own size, or where it does not cover the view, the smallest one that does."""
+    covers = height >= size[0] and width >= size[1]
+    return (height, width) if covers else crops.covering_size(height, width, size)
+
+
+def _half(lower: bool) -> Crop:
+    """A part of the upper or lower half of an image, which is one of two views of a scene (source `scenes:`)."""
+
+    def choose(view: View, height: int, width: int, rng: Generator) -> Box:
+        to = _large_enough(height // 2, width, view.size)
+        rows, columns = (to[i] - view.size[i] + 1 for i in (0, 1))
+        return int(rng.random() * rows), int(rng.random() * columns), *view.size
+
+    def cut(view: View, picture: Picture, box: Box | None) -> np.ndarray:
+        assert box is not None
+        whole, (top, left, height, width) = pixels(picture), box
+        rows = len(whole) // 2
+        half = whole[rows : 2 * rows] if lower else whole[:rows]
+        to = _large_enough(half.shape[0], half.shape[1], view.size)
+        half = half if half.shape[:2] == to else resize(half, to, view.interpolation, fast=view.fast)
+        return half[top : top + height, left : left + width]
+
+    return Crop(choose, cut, any_size=False)
 
 
 def _center(view: View, height: int, width: int, rng: Generator) -> None:
@@ -268,7 +307,10 @@ def _cut_whole(view: View, picture: Picture, box: Box | None) -> np.ndarray:
 CROPS = {
     "random_resized": Crop(_random_resized, _cut_resized, any_size=True),
     "random_resized_clipped": Crop(_random_resized_clipped, _cut_resized, any_size=True),
-    "random": Crop(_random, _cut_random, any_size=False),
+    "random": _padded(_eighth),
+    "random_reflect": _padded(_four, mode="reflect"),
+    "random_upper": _half(lower=False),
+    "random_lower": _half(lower=True),
     "center": Crop(_center, _cut_center, any_size=False),
     "whole": Crop(_center, _cut_whole, any_size=True),
 }

@@ -26,6 +26,7 @@ PLAIN: Allowed = {
     "layer_norm_eps": (1e-6,),
 }
 BEIT: Allowed = {"qkv_bias": ("qv", "none"), "cls_token": (True,), "layer_norm_eps": (1e-6,)}
+TEACHER = {"^frozen/": "a frozen teacher, of which a case gives what it says"}  # not ours to load
 AVERAGES = ("model_ema", "ema")  # moving averages that fine-tuning scripts keep beside the network
 
 

@@ -12,12 +12,15 @@ import numpy as np
 
 from mim_jax import config as configs
 from mim_jax.errors import ConfigError, MimError
+from mim_jax.interop import noise_bank
 from mim_jax.interop.original import dall_e
 from mim_jax.methods import registry
 from mim_jax.methods.base import Method
 from mim_jax.methods.tokenizer import Tokenizer
+from mim_jax.methods.vqkd import VQKD
 from mim_jax.models.tokenizer import TokenizerConfig
 from mim_jax.models.vit_config import VitConfig
+from mim_jax.nn.positions import resize_positions
 from mim_jax.training import bucket
 from mim_jax.training.runs import load_run
 
@@ -87,9 +90,10 @@ def check_tokenizer(source: Path, method: Any) -> None:
             f"'{wanted.kind}' needs; give the --workdir of a run of configs/tokenizer/"
         )
     trained = registry.build(configs.load_json(source / "config.json"))
-    if not isinstance(trained, Tokenizer):
+    if not isinstance(trained, Tokenizer | VQKD):
         raise ConfigError(
-            f"method.tokenizer.source '{source}' is a run of '{trained.name}'; give one of configs/tokenizer/"
+            f"method.tokenizer.source '{source}' is a run of '{trained.name}'; give one of configs/tokenizer/ or "
+            "configs/vqkd/"
         )
     for field in dataclasses.fields(TokenizerConfig):
         ours, theirs = getattr(wanted, field.name), getattr(trained.model, field.name)
@@ -121,6 +125,8 @@ def check_teacher(source: Path, method: Any) -> None:
         own, wanted = (_setting(field.name, m, c) for m, c in ((trained, theirs), (method, method.teacher.model)))
         if field.name == "projection" and not wanted:
             continue  # the tokens before it are a target too
+        if field.name == "image_size" and theirs.relative_bias == "none":
+            continue  # positions are resized
         if field.name not in HOW_IT_RUNS and own != wanted:
             raise ConfigError(
                 f"method.teacher.model.{field.name} is {wanted!r}, but the encoder in '{source}' has {own!r}; "
@@ -160,7 +166,12 @@ def read_teacher(source: Path, method: Any, shapes: Tree) -> Tree:
     lacking = sorted(set(shapes) - set(encoder))
     if lacking:
         raise ConfigError(f"method.teacher.source '{source}': its encoder has no '{lacking[0]}', so it cannot teach")
-    return {name: encoder[name] for name in shapes}
+    found = {name: encoder[name] for name in shapes}
+    if "pos_embed" in shapes:
+        ours, theirs = method.teacher.model, run.method.model
+        resized = (theirs.grid, ours.grid, ours.prefix, ours.position_offset, ours.position_antialias)
+        found["pos_embed"] = resize_positions(encoder["pos_embed"], *resized)
+    return found
 
 
 # Entry of `frozen` -> how it is read. A further teacher is added by a line.
@@ -170,6 +181,11 @@ READERS = {
         read_tokenizer,
         "train one (mim-jax train --config configs/tokenizer/cifar10.py --workdir runs/tokenizer) and set "
         "method.tokenizer.source to its folder, or for method.tokenizer.kind 'dalle' to the published weights",
+    ),
+    "noise": Reader(
+        noise_bank.check,
+        noise_bank.read,
+        "make one (mim-jax data noise FOLDER) or leave method.noise.source empty",
     ),
     "teacher": Reader(
         check_teacher,

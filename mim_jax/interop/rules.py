@@ -41,6 +41,18 @@ def timm_block(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def mmpretrain_block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The same block as mmpretrain names it."""
+    return (
+        *norm(f"{theirs}.ln1", f"{ours}/norm1"),
+        *dense(f"{theirs}.attn.qkv", f"{ours}/attn/qkv"),
+        *dense(f"{theirs}.attn.proj", f"{ours}/attn/proj"),
+        *norm(f"{theirs}.ln2", f"{ours}/norm2"),
+        *dense(f"{theirs}.ffn.layers.0.0", f"{ours}/mlp/fc1"),
+        *dense(f"{theirs}.ffn.layers.1", f"{ours}/mlp/fc2"),
+    )
+
+
 def beit_block(theirs: str, ours: str) -> tuple[Rule, ...]:
     """A block of BEiT's family: no bias for k, layer scale, a relative table where there is one."""
     return (

@@ -25,12 +25,12 @@ def vit_config(case: Case, images: str = "images", /, **settings: Any) -> VitCon
     if c.get("drop_path", 0.0):
         raise VerifyError(f"{case.folder}: drop_path {c['drop_path']} needs the draws, which the case does not hold")
     size = dict(
-        image_size=pair(c["image_size"], "image_size"),
+        image_size=pair(setting(case, "image_size", "img_size"), "image_size"),
         channels=int(case.inputs[images].shape[-1]),
         patch_size=pair(c["patch_size"], "patch_size"),
-        width=c["width"],
+        width=setting(case, "width", "embed_dim"),
         depth=c["depth"],
-        heads=c["heads"],
+        heads=setting(case, "heads", "num_heads"),
         mlp_ratio=float(c.get("mlp_ratio", 4.0)),
         layer_norm_eps=float(c.get("layer_norm_eps", 1e-6)),
     )
@@ -42,14 +42,26 @@ def vit_config(case: Case, images: str = "images", /, **settings: Any) -> VitCon
     return config
 
 
+def setting(case: Case, *names: str, default: Any = None) -> Any:
+    """The value of a setting by the first of its names that the config has; the originals do not agree on names.
+
+    default: where it has none of them; None refuses that.
+    """
+    c = case.config
+    name = next((name for name in names if name in c), names[0])
+    return c[name] if default is None else c.get(name, default)
+
+
 def beit_settings(case: Case) -> dict[str, Any]:
     """What BEiT's family adds to the model section: biases, layer scale, positions."""
     c = case.config
-    tables = "per_block" if c.get("rel_pos_per_block") else "shared" if c.get("rel_pos_shared") else "none"
+    per_block = setting(case, "rel_pos_per_block", "use_rel_pos_bias", default=False)
+    shared = setting(case, "rel_pos_shared", "use_shared_rel_pos_bias", default=False)
+    tables = "per_block" if per_block else "shared" if shared else "none"
     return dict(
         qkv_bias="qv" if c.get("qkv_bias", True) else "none",
-        layer_scale=float(c.get("layer_scale_init") or 0.0),
-        positions="learned" if c.get("abs_pos") else "none",
+        layer_scale=float(setting(case, "layer_scale_init", "init_values", default=False) or 0.0),
+        positions="learned" if setting(case, "abs_pos", "use_abs_pos_emb", default=False) else "none",
         relative_bias=tables,
         init="beit",
     )

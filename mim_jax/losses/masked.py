@@ -11,6 +11,17 @@ def squared_error(prediction: Float[Array, "B N P"], target: Float[Array, "B N P
     return jnp.mean(jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32)), axis=-1)
 
 
+def mean_of_means(per_patch: Float[Array, "B N"], hidden: Bool[Array, "B N"]) -> Float[Array, ""]:
+    """The mean over images of the mean over their hidden patches; images in which nothing is hidden are left out, and
+    where that is all of them it is 0 (MultiMAE's code).
+
+    Selected before it is divided, so that such an image has no gradient instead of one that is not a number.
+    """
+    count = jnp.sum(hidden.astype(jnp.float32), axis=1)
+    means = jnp.sum(jnp.where(hidden, per_patch, 0.0), axis=1) / jnp.maximum(count, 1.0)
+    return jnp.sum(jnp.where(count > 0, means, 0.0)) / jnp.maximum(jnp.sum(count > 0), 1.0)
+
+
 def masked_mean(
     per_patch: Float[Array, "B N"], hidden: Bool[Array, "B N"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

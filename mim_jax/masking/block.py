@@ -56,6 +56,12 @@ def block_mask(key: PRNGKeyArray, batch: int, grid: tuple[int, int], count: int,
     return mask_from_hidden(block_hidden(key, batch, grid, count, exact=True, **kwargs), count, grid)
 
 
+def completed(key: PRNGKeyArray, hidden: Bool[Array, "B N"], count: int) -> Bool[Array, "B N"]:
+    """Exactly `count` hidden patches per image: single ones, anywhere, are hidden or shown until it is so (BEiT v2)."""
+    order = jax.random.uniform(key, hidden.shape) - hidden
+    return jnp.argsort(jnp.argsort(order, axis=1), axis=1) < count
+
+
 def _one(key, grid, count, min_block, min_aspect, exact) -> tuple[Bool[Array, "h w"], Int[Array, ""], Int[Array, ""]]:
     height, width = grid
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]

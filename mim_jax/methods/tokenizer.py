@@ -57,7 +57,7 @@ class Tokenizer(Method):
     def from_config(cls, model: Mapping[str, Any], method: Mapping[str, Any]) -> Tokenizer:
         config = TokenizerConfig.from_section(section(TokenizerConfig, model, "model"), "model")
         made = cls(model=config, **section(cls, method, "method"))
-        if config.kind == "dalle" or config.source:
+        if config.kind not in ("vq", "dvae") or config.source:
             raise ConfigError("model.kind 'dalle' and model.source are for frozen tokenizers; train kind vq or dvae")
         check_choices(made, "method", reconstruction=ERRORS)
         for key in ("codebook_decay", "split_below", "temperature_share", "kl_share"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 
 from mim_jax.methods.base import Features, ParamGroups, Tree
 from mim_jax.methods.building import section
+from mim_jax.models.conv_vit import ConvVit
 from mim_jax.models.vit import Vit
 from mim_jax.models.vit_config import VitConfig
 
@@ -30,8 +32,14 @@ def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
     return ParamGroups(depth=depth, layers=layers)
 
 
+def beit_groups(config: VitConfig) -> ParamGroups:
+    """The same, with class token and learned positions free of weight decay (BEiT, EVA); the mask token takes it."""
+    no_decay = (r"encoder/cls_token",) + ((r"encoder/pos_embed",) if config.positions == "learned" else ())
+    return dataclasses.replace(vit_groups(config.depth), no_decay=no_decay)
+
+
 def vit_features(
-    encoder: Vit,
+    encoder: Vit | ConvVit,
     params: Tree,
     images: Float[Array, "B H W C"],
     layers: bool | str = False,

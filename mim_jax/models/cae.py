@@ -23,6 +23,7 @@ from mim_jax.nn.init import INITS
 from mim_jax.nn.mlp import Mlp
 from mim_jax.nn.norms import layer_norm
 from mim_jax.nn.positions import sincos_2d
+from mim_jax.nn.target import split_batch
 
 
 def mask_positions(
@@ -83,7 +84,7 @@ class RegressorBlock(nn.Module):
         queries, keys = norm("norm1_q")(x + positions), norm("norm1_k")(context + context_positions)
         x = x + branch(attention(queries, keys, norm("norm1_v")(context)), 0)
         x = norm("norm2")(x)
-        return x + branch(Mlp(int(width * c.mlp_ratio), c.dtype, init, name="mlp")(x), 1)
+        return split_batch(x + branch(Mlp(int(width * c.mlp_ratio), c.dtype, init, name="mlp")(x), 1))
 
 
 class LatentRegressor(nn.Module):

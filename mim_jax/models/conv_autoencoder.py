@@ -11,6 +11,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from mim_jax.nn import conv_flops
+from mim_jax.nn.target import split_batch
 
 conv = partial(conv_flops.conv, bias=True)  # every convolution here has one
 
@@ -24,7 +25,7 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         width = x.shape[-1]
         y = nn.Conv(inner_width(width), (3, 3), dtype=self.dtype, name="conv_1")(nn.relu(x))
-        return x + nn.Conv(width, (1, 1), dtype=self.dtype, name="conv_2")(nn.relu(y))
+        return split_batch(x + nn.Conv(width, (1, 1), dtype=self.dtype, name="conv_2")(nn.relu(y)))
 
 
 def inner_width(width: int) -> int:

@@ -10,6 +10,7 @@ from mim_jax.nn.drop_path import drop_path, drop_path_rates
 from mim_jax.nn.init import NORMAL
 from mim_jax.nn.norms import layer_norm
 from mim_jax.nn.sparse import conv, keep
+from mim_jax.nn.target import split_batch
 
 ACTIVE = Bool[Array, "B h w"] | None
 MAP = Float[Array, "B H W C"]
@@ -37,7 +38,7 @@ class ConvNeXtBlock(nn.Module):
         if c.layer_scale:
             gamma = self.param("gamma", nn.initializers.constant(c.layer_scale), (width,))
             branch = branch * gamma.astype(branch.dtype)
-        return x + drop_path(keep(branch, active), noise, self.rate)
+        return split_batch(x + drop_path(keep(branch, active), noise, self.rate))
 
 
 class ConvNeXt(nn.Module):

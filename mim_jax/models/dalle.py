@@ -10,6 +10,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from mim_jax.nn import conv_flops
+from mim_jax.nn.target import split_batch
 
 conv = partial(conv_flops.conv, bias=True)  # every convolution here has one
 
@@ -47,7 +48,7 @@ class DalleBlock(nn.Module):
         widths = (self.width // 4,) * 3 + (self.width,)
         for n, (width, side) in enumerate(zip(widths, self.kernels, strict=True), 1):
             x = nn.Conv(width, (side, side), dtype=self.dtype, name=f"conv_{n}")(nn.relu(x))
-        return short + self.gain * x
+        return split_batch(short + self.gain * x)
 
 
 class DalleEncoder(nn.Module):

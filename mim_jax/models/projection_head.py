@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from mim_jax.errors import ConfigError, check_choices, check_keys
 from mim_jax.nn import flops
 from mim_jax.nn.init import NORMAL, fan_in_uniform
+from mim_jax.nn.target import split_batch
 
 ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
 NORMS = ("none", "layer")
@@ -67,11 +68,11 @@ class ProjectionHead(nn.Module):
         norm = (lambda x: x) if self.norm == "none" else nn.LayerNorm(1e-5, use_fast_variance=False, name="norm")
         act, x = ACTIVATIONS[self.activation], tokens.astype(self.dtype)
         for name in ("fc1", "fc2"):
-            x = act(norm(dense(self.hidden, name)(x)))
+            x = split_batch(act(norm(dense(self.hidden, name)(x))))
         x = unit(dense(self.bottleneck, "fc3")(x))
         last = Prototypes(self.outputs, self.dtype, name="last_layer")
         own = Prototypes(self.patch_outputs, self.dtype, name="last_layer_patches") if self.patch_outputs else last
-        return last(x[:, 0]), own(x[:, 1:])
+        return split_batch(last(x[:, 0])), split_batch(own(x[:, 1:]))
 
 
 @dataclasses.dataclass(frozen=True)

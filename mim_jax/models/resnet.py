@@ -10,6 +10,7 @@ from mim_jax.models.conv_config import ConvConfig
 from mim_jax.nn.drop_path import drop_path, drop_path_rates
 from mim_jax.nn.init import ZEROS
 from mim_jax.nn.sparse import ONES, BatchNorm, conv, keep
+from mim_jax.nn.target import split_batch
 
 ACTIVE = Bool[Array, "B h w"] | None
 MAP = Float[Array, "B H W C"]
@@ -46,7 +47,7 @@ class ResNetBlock(nn.Module):
         if self.stride != 1 or x.shape[-1] != wide:
             x = keep(conv("downsample_conv", wide, 1, self.stride, dtype=c.dtype)(x), active)
             x = BatchNorm(self.running, c.dtype, name="downsample_norm")(x, active)
-        return nn.relu(x + drop_path(branch, noise, self.rate))
+        return split_batch(nn.relu(x + drop_path(branch, noise, self.rate)))
 
 
 class ResNet(nn.Module):

@@ -19,6 +19,7 @@ from mim_jax.nn.init import NORMAL, Init
 from mim_jax.nn.mlp import Mlp
 from mim_jax.nn.norms import layer_norm
 from mim_jax.nn.patches import PatchEmbed, patchify
+from mim_jax.nn.target import split_batch
 from mim_jax.nn.window import WindowAttention
 
 START = Init(NORMAL, patch_kernel=None)  # the patch embedding keeps the framework's default
@@ -64,7 +65,7 @@ class SwinBlock(nn.Module):
         for index, branch in enumerate((attention, mlp)):
             normalise = norm(f"norm{index + 1}")
             out = normalise(branch(x)) if second else branch(normalise(x))
-            x = x + drop_path(out, None if noise is None else noise[:, index], rate)
+            x = split_batch(x + drop_path(out, None if noise is None else noise[:, index], rate))
         return x
 
 

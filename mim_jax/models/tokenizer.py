@@ -21,11 +21,13 @@ from mim_jax.models.conv_autoencoder import (
     conv_encoder_flops,
     level_widths,
 )
-from mim_jax.models.vit_config import DTYPES
+from mim_jax.models.task_vit import TaskVit, task_vit_flops
+from mim_jax.models.vit_config import DTYPES, VitConfig
 from mim_jax.nn.vector_quantizer import DISTANCES, nearest_code, unit
 
 Tree = Any
-KINDS = ("dalle", "dvae", "vq")
+KINDS = ("dalle", "dvae", "vq", "vqkd")
+NEAREST = ("vq", "vqkd")  # the token is the nearest code
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -34,9 +36,10 @@ class TokenizerConfig:
     """Architecture of a tokenizer, and where its weights come from.
 
     kind: dalle (DALL-E's discrete VAE, published weights) | dvae (a discrete VAE trained here: the encoder gives
-        logits) | vq (VQ-VAE trained here: the encoder gives a vector, the token is its nearest code).
-    source: run folder of the method `tokenizer`; for dalle the encoder's weight file, or a folder with encoder.* and
-        decoder.*; '' where it is being trained.
+        logits) | vq (VQ-VAE trained here: the encoder gives a vector, the token is its nearest code) | vqkd (BEiT v2's,
+        trained here by the method of that name: as vq, by a ViT of width `hidden` with so many `blocks` and `heads`).
+    source: run folder of the method that trained it; for dalle the encoder's weight file, or a folder with encoder.*
+        and decoder.*; '' where it is being trained.
     stride: pixels per token and side. hidden: width before the tokens (of the first group for dalle).
     blocks: residual blocks per resolution. code_width: length of a code vector (dvae, vq).
     distance: of vq: plain (Euclidean) | cosine (codes and vectors of length 1: ViT-VQGAN, BEiT v2).
@@ -52,6 +55,7 @@ class TokenizerConfig:
     blocks: int = 2
     code_width: int = 32
     distance: str = "plain"
+    heads: int = 12
     precision: str = "fp32"
 
     @classmethod
@@ -108,6 +112,12 @@ class TokenizerConfig:
         return DTYPES[self.precision]
 
     @property
+    def vit(self) -> VitConfig:
+        """The encoder of kind vqkd."""
+        sizes = (self.image_size, self.channels, (self.stride,) * 2, self.hidden, self.blocks, self.heads)
+        return VitConfig(*sizes, positions="learned", qkv_bias="qv", init="vqkd", precision=self.precision)
+
+    @property
     def levels(self) -> int:
         """Halvings of the resolution."""
         return self.stride.bit_length() - 1
@@ -115,10 +125,14 @@ class TokenizerConfig:
     @property
     def draws(self) -> bool:
         """Whether there is a decoder: a weight file of kind 'dalle' holds the encoder alone."""
-        return self.kind != "dalle" or (bool(self.source) and not self.source.endswith(FILES))
+        return self.kind in ("dvae", "vq") or (
+            self.kind == "dalle" and bool(self.source) and not self.source.endswith(FILES)
+        )
 
     def modules(self) -> tuple[Any, Any]:
         """(encoder, decoder) as linen modules; the encoder gives (features, logits or vectors)."""
+        if self.kind == "vqkd":
+            return TaskVit(self.vit, self.code_width), None
         if self.kind == "dalle":
             encoder = dalle.DalleEncoder(self.hidden, self.blocks, self.vocabulary, self.dtype)
             return encoder, dalle.DalleDecoder(self.hidden, self.blocks, self.channels, self.dtype)
@@ -151,7 +165,7 @@ def encode_images(
     pixels = dalle.map_pixels(images) if config.kind == "dalle" else 2.0 * images - 1.0
     features, outputs = module.apply({"params": encoder}, pixels)
     features, outputs = (rearrange(x, "b h w d -> b (h w) d") for x in (features, outputs))
-    if config.kind == "vq" and config.distance == "cosine":
+    if config.kind in NEAREST and config.distance == "cosine":
         outputs = unit(outputs)
     return features.astype(jnp.float32), outputs
 
@@ -166,7 +180,7 @@ def decode_vectors(config: TokenizerConfig, decoder: Tree, vectors: Float[Array,
 def tokenize(config: TokenizerConfig, params: Tree, images: Float[Array, "B H W C"]) -> Int[Array, "B N"]:
     """Token ids of images in [0, 1], one per cell of the grid, raster order."""
     _, outputs = encode_images(config, params["encoder"], images)
-    if config.kind == "vq":
+    if config.kind in NEAREST:
         return nearest_code(outputs, params["codebook"])
     return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
 
@@ -192,6 +206,8 @@ def token_colours(config: TokenizerConfig, tokens: Int[Array, "B N"]) -> Float[A
 def encoder_flops(config: TokenizerConfig) -> float:
     """Forward FLOPs of the encoder on one image, without choosing the tokens."""
     sizes = (config.image_size, config.channels, config.hidden)
+    if config.kind == "vqkd":
+        return task_vit_flops(config.vit, config.code_width)
     if config.kind == "dalle":
         return dalle.dalle_encoder_flops(*sizes, config.blocks, config.vocabulary)
     outputs = config.vocabulary if config.kind == "dvae" else config.code_width
@@ -200,7 +216,7 @@ def encoder_flops(config: TokenizerConfig) -> float:
 
 def tokenizer_flops(config: TokenizerConfig) -> float:
     """Forward FLOPs of tokenising one image."""
-    distances = 2.0 * (config.code_width + 1) if config.kind == "vq" else 0.0
+    distances = 2.0 * (config.code_width + 1) if config.kind in NEAREST else 0.0
     choice = 9.0  # what XLA counts per value for the place of the largest
     return encoder_flops(config) + config.tokens_per_image * config.vocabulary * (distances + choice)
 

@@ -103,9 +103,9 @@ class Vit(nn.Module):
     def _rotary(self, grid: tuple[int, int], visible: Int[Array, "B V"] | None) -> Float[Array, "2 #B S d"] | None:
         """Cosines and sines of all that passes the blocks: patches turn, class token and registers do not."""
         c = self.config
-        if not c.rope:
+        if not c.rope and not c.rope_base:
             return None
-        table = jnp.asarray(rotary_table(grid, c.width // c.heads, c.rope))
+        table = jnp.asarray(rotary_table(grid, c.width // c.heads, c.rope, float(c.rope_base or 10000.0)))
         return unturned_before(table[:, None] if visible is None else table[:, visible], c.prefix + c.registers)
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "1 T D"] | None:
@@ -150,5 +150,5 @@ def vit_flops(config: VitConfig, visible: int | None = None) -> float:
     embed = flops.dense(patches, config.patch_values, width) - (0 if config.patch_bias else patches * width)
     blocks = flops.stack(config.stack, tokens, width)
     scale = 2 * config.depth * tokens * width if config.layer_scale else 0
-    turn = 2 * config.depth * 4 * tokens * width if config.rope else 0  # of queries and keys
+    turn = 2 * config.depth * 4 * tokens * width if config.rope or config.rope_base else 0  # of queries and keys
     return embed + blocks + scale + turn + (8 * tokens * width if config.pre_norm else 0)

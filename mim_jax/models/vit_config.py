@@ -31,6 +31,7 @@ SPECIAL: dict[str, Any] = dict(
     patch_bias=True,
     projection=0,
     rope=0,
+    rope_base=0.0,
     mlp_norm=False,
     attention_norm=False,
 )
@@ -77,7 +78,7 @@ class VitConfig:
     qkv_bias: str = "full"  # full | qv (none for k) | none
     layer_scale: float = 0.0  # start of the learned scale of both branches; 0: none
     relative_bias: str = "none"  # none | shared (one table for all blocks) | per_block
-    init: str = "mae"  # mae | beit | cae | maskfeat | ibot | ijepa | eva02: how the parameters start
+    init: str = "mae"  # mae | beit | cae | convmae | maskfeat | ibot | ijepa | multimae | eva02: how they start
     registers: int = 0  # learned tokens beside the class token, without positions, which no output shows (DINOv2)
     # mlp | swiglu (DINOv2's giant: two thirds of mlp_ratio * width units) | swiglu_exact (EVA-02: as many units)
     mlp: str = "mlp"
@@ -86,6 +87,8 @@ class VitConfig:
     patch_bias: bool = True  # of the patch embedding; False in CLIP
     projection: int = 0  # outputs of a linear map that the encoder carries for distillation and does not apply (CLIP)
     rope: int = 0  # rotary positions beside the others, in units of a grid with so many rows and columns (EVA-02: 16)
+    # rotary positions of CroCo v2 instead: the base of their frequencies (100.0), positions whole numbers; 0: none
+    rope_base: int | float = 0.0
     mlp_norm: bool = False  # a norm before the last layer of the perceptron (EVA-02 B and L)
     attention_norm: bool = False  # and before that of attention (EVA-CLIP)
     patch_gradient: float = 1.0  # share of its gradient that the patch embedding gets (EVA-02: 0.1)
@@ -195,9 +198,15 @@ class VitConfig:
                 f"model.rope {self.rope} must be the side of a grid, or 0 for none, and model.patch_gradient "
                 f"{self.patch_gradient} between 0 and 1"
             )
-        if self.rope and self.width // self.heads % 4:
+        if self.rope_base and (self.rope or self.rope_base <= 1):
             raise ConfigError(
-                f"model.rope turns the channels of a head in groups of 4, and model.width {self.width} over "
+                f"model.rope_base {self.rope_base} must be above 1, such as 100, and stands in place of model.rope "
+                f"{self.rope}; leave one of the two at 0"
+            )
+        if (self.rope or self.rope_base) and self.width // self.heads % 4:
+            key = "rope" if self.rope else "rope_base"
+            raise ConfigError(
+                f"model.{key} turns the channels of a head in groups of 4, and model.width {self.width} over "
                 f"model.heads {self.heads} is {self.width // self.heads}; take other heads"
             )
 

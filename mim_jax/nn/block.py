@@ -18,6 +18,7 @@ from mim_jax.nn.init import INITS, Initializer, side_by_side
 from mim_jax.nn.materialize import materialized
 from mim_jax.nn.mlp import Mlp, SwiGlu
 from mim_jax.nn.norms import layer_norm
+from mim_jax.nn.target import split_batch
 
 REMAT_POLICIES = {
     "none": None,
@@ -88,7 +89,7 @@ class Block(nn.Module):
             if c.layer_scale:
                 gamma = self.param(f"gamma_{index + 1}", nn.initializers.constant(c.layer_scale), (width,))
                 branch = branch * gamma.astype(branch.dtype)
-            return materialized(x + drop_path(branch, None if noise is None else noise[:, index], rate))
+            return split_batch(materialized(x + drop_path(branch, None if noise is None else noise[:, index], rate)))
 
         attention = SelfAttention(
             *(c.heads, c.dtype, c.qkv_bias, c.relative_grid, init, second),
@@ -96,6 +97,7 @@ class Block(nn.Module):
             qkv_start=qkv_start,
             name="attn",
         )
+        x = split_batch(x)
         x = residual(x, attention(norm("norm1")(x), bias, rotary), 0)
         self.sow("intermediates", "after_attention", x)  # kept where somebody looks (`models.attention_map`)
         kind = (
@@ -111,7 +113,8 @@ class Block(nn.Module):
         """How the first matrices of both branches start, where not as all do, and the scale of the last ones."""
         c, init = self.config, INITS[self.config.init]
         if not (init.sub_norm and c.mlp_norm):
-            return None, None, (2.0 * (self.number + 1)) ** -0.5 if init.rescale else 1.0
+            separate = side_by_side(init.kernel, (1.0, 1.0, 1.0)) if init.separate_qkv else None
+            return separate, None, (2.0 * (self.number + 1)) ** -0.5 if init.rescale else 1.0
         gain = math.sqrt(math.log(2 * c.depth))
         first = (gain,) if c.mlp == "mlp" else (gain, gain)
         return side_by_side(init.kernel, (1.0, 1.0, gain)), side_by_side(init.kernel, first), gain

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from mim_jax.nn import flops
 from mim_jax.nn.attend import attend
 from mim_jax.nn.init import Init
+from mim_jax.nn.rotary import rotate
 
 
 class CrossAttention(nn.Module):
@@ -29,8 +30,13 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Float[Array, "B Q D"], keys: Float[Array, "B T D"], values: Float[Array, "B T D"]
+        self,
+        queries: Float[Array, "B Q D"],
+        keys: Float[Array, "B T D"],
+        values: Float[Array, "B T D"],
+        rotary: tuple[Float[Array, "2 #B Q d"], Float[Array, "2 #B T d"]] | None = None,
     ) -> Float[Array, "B Q D"]:
+        """rotary: cosines and sines for the queries and for the keys (`nn.rotary`); None for none."""
         width = queries.shape[-1]
         dense = partial(nn.Dense, width, dtype=self.dtype, kernel_init=self.start.kernel, bias_init=self.start.bias)
 
@@ -40,7 +46,10 @@ class CrossAttention(nn.Module):
                 out = out + self.param(f"{name}_bias", nn.initializers.zeros, (width,)).astype(out.dtype)
             return einops.rearrange(out, "b s (k d) -> b k s d", k=self.heads)
 
-        out = attend(project("q", queries), project("k", keys), project("v", values))
+        q, k = project("q", queries), project("k", keys)
+        if rotary is not None:
+            q, k = rotate(q, rotary[0]), rotate(k, rotary[1])
+        out = attend(q, k, project("v", values))
         return dense(name="proj")(einops.rearrange(out, "b k s d -> b s (k d)"))
 
 

@@ -15,6 +15,7 @@ Initializer = Callable[..., Array]
 XAVIER = nn.initializers.xavier_uniform()
 NORMAL = nn.initializers.normal(0.02)  # "truncated at +-2" in the originals: 100 standard deviations
 ONE_SIGMA = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)  # cut at +-0.02: true deviation 0.0108
+ONE_SIGMA_015 = nn.initializers.truncated_normal(0.015, lower=-1.0, upper=1.0)
 ZEROS = nn.initializers.zeros
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")  # not truncated
 
@@ -60,6 +61,7 @@ class Init:
     rescale: divides the second matrix of both branches of block l (from 1) by sqrt(2 l) (BEiT).
     sub_norm: in blocks with a norm inside the perceptron, queries, keys, values, gate and value are drawn as layers of
         their own, and values, outputs and all of the perceptron are sqrt(ln(2 depth)) times as large (EVA-02).
+    separate_qkv: queries, keys and values are drawn as layers of their own, nothing else (MultiMAE).
     """
 
     kernel: Initializer = XAVIER
@@ -71,14 +73,20 @@ class Init:
     mask_token: Initializer | None = None
     rescale: bool = False
     sub_norm: bool = False
+    separate_qkv: bool = False
 
 
 INITS = {
     "mae": Init(),
     "beit": Init(ONE_SIGMA, patch_kernel=ONE_SIGMA, patch_bias=ZEROS, token=ONE_SIGMA, rescale=True),
     "cae": Init(patch_kernel=ONE_SIGMA, patch_bias=ZEROS, token=ONE_SIGMA),
+    "convmae": Init(patch_bias=ZEROS),
     "maskfeat": Init(NORMAL, *(nn.initializers.constant(0.02),) * 2, patch_kernel=NORMAL),
     "ibot": Init(NORMAL, patch_kernel=None, mask_token=ZEROS),
     "ijepa": Init(NORMAL, patch_kernel=NORMAL, patch_bias=ZEROS),
+    "vqkd": Init(NORMAL, patch_kernel=None, rescale=True),
+    "beitv2_head": Init(fan_in_uniform(), rescale=True),  # its matrices start as PyTorch's do
+    "multimae": Init(separate_qkv=True),
+    "eva01": Init(ONE_SIGMA_015, patch_kernel=ONE_SIGMA_015, patch_bias=ZEROS, token=ONE_SIGMA_015, rescale=True),
     "eva02": Init(XAVIER_NORMAL, token=ONE_SIGMA, sub_norm=True),
 }

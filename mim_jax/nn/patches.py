@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from mim_jax.errors import ConfigError
 from mim_jax.nn.init import Init, fan_in_uniform
@@ -50,7 +50,7 @@ def both_sides(values: Mapping[str, Any], *keys: str, where: str = "model") -> d
     return out
 
 
-def patchify(images: Float[Array, "B H W C"], patch_size: tuple[int, int]) -> Float[Array, "B N P"]:
+def patchify(images: Shaped[Array, "B H W C"], patch_size: tuple[int, int]) -> Shaped[Array, "B N P"]:
     """Patches in raster order; the values of a patch run over (row, column, channel), channel fastest."""
     return einops.rearrange(images, "b (h p) (w q) c -> b (h w) (p q c)", p=patch_size[0], q=patch_size[1])
 

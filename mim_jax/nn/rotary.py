@@ -10,20 +10,26 @@ from jaxtyping import Array, Float
 from mim_jax.errors import ConfigError
 
 
-def rotary_table(grid: tuple[int, int], width: int, reference: int) -> Float[np.ndarray, "2 N d"]:
+def rotary_table(
+    grid: tuple[int, int], width: int, reference: int = 0, base: float = 10000.0
+) -> Float[np.ndarray, "2 N d"]:
     """Cosines and sines of every patch of a grid, raster order, float32, for heads of `width` channels.
 
     The first half of the channels turns with the ROW, the second with the column. Adjacent channels are one pair with
-    one angle: t * 10000^(-2 j / h) for pair j of a half of h channels. Positions count in units of a grid with
-    `reference` rows and columns, t = 0, 1, ... times reference / side, so that a finer grid lies between its places.
+    one angle: t * base^(-2 j / h) for pair j of a half of h channels. Positions count in units of a grid with
+    `reference` rows and columns, t = 0, 1, ... times reference / side, so that a finer grid lies between its places; 0
+    takes t = 0, 1, ... on every grid (CroCo v2, base 100).
+
+    Other codes pair channel j of a half with channel j + h / 2 (CroCo v2). That is the same network with the channels
+    of each head in another order; `interop` reorders the weights, see `interleaved` there.
 
     Raises:
         ConfigError: the width is not a multiple of 4.
     """
     if width % 4:
         raise ConfigError(f"heads of width {width} must be a multiple of 4 for rotary positions; try other model.heads")
-    frequencies = np.repeat(10000.0 ** (-np.arange(0, width // 2, 2) / (width // 2)), 2)
-    rows, columns = (np.arange(side) / side * reference for side in grid)
+    frequencies = np.repeat(base ** (-np.arange(0, width // 2, 2) / (width // 2)), 2)
+    rows, columns = (np.arange(side) / side * (reference or side) for side in grid)
     down = np.broadcast_to((rows[:, None] * frequencies)[:, None], (*grid, width // 2))
     across = np.broadcast_to((columns[:, None] * frequencies)[None], (*grid, width // 2))
     angles = np.concatenate([down, across], axis=-1).reshape(-1, width)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
+from mim_jax.nn.depthwise import depthwise
 from mim_jax.nn.init import ZEROS, Initializer
 
 ONES = nn.initializers.ones
@@ -56,6 +57,7 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
+        conv_general_dilated=depthwise if groups == width and stride == 1 and groups > 1 else None,
         name=name,
     )
 

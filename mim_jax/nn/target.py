@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from jax.sharding import Mesh
+import jax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 TENSOR_AXIS = "tensor"  # of a mesh: shares out attention heads and hidden units
 
@@ -59,3 +61,17 @@ def compiled_for(mesh: Mesh, batch_axes: tuple[str, ...], interpret: bool = Fals
 def target() -> Target | None:
     """Where the program that is being traced will run; None where nobody said."""
     return _target.get()
+
+
+def split_batch(x: Array) -> Array:
+    """Keeps the first axis of an activation shared out over the devices, where parameters are split too.
+
+    Without it the compiler may follow the parameters' layout instead, and gather activations.
+    """
+    where = _target.get()
+    if where is None or where.mesh.shape[where.batch_axes[0]] == where.mesh.devices.size:
+        return x
+    if x.shape[0] % where.batch_shards:
+        return x
+    spec = PartitionSpec(where.batch_axes, *([PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(where.mesh, spec))

@@ -117,3 +117,14 @@ def usage(counts: Float[Array, "V"]) -> tuple[Float[Array, ""], Float[Array, ""]
     share = counts / jnp.maximum(counts.sum(), 1e-12)
     entropy = -(share * jnp.log(jnp.maximum(share, 1e-12))).sum()
     return (counts > 0).mean(), jnp.exp(entropy)
+
+
+def follow_codes(
+    codes: Float[Array, "V D"], counts: Float[Array, "V"], sums: Float[Array, "V D"], decay: Number
+) -> Float[Array, "V D"]:
+    """Unit codes a step nearer to the mean directions of the vectors they were given (BEiT v2's released code).
+
+    code <- unit(decay code + (1 - decay) unit(sums / counts)); a code that was given none keeps its place.
+    """
+    means = unit(sums / jnp.maximum(counts, 1.0)[:, None])
+    return unit(decay * codes + (1.0 - decay) * jnp.where(counts[:, None] > 0, means, codes))

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from mim_jax.recipes import evaluation
 from mim_jax.recipes.evaluation import finetune_cifar10
+from mim_jax.recipes.teachers import clip, teacher
 
-__all__ = ["adamw", "data", "finetune_cifar10", "pretrain", "training", "view"]
+__all__ = ["adamw", "clip", "data", "finetune_cifar10", "pretrain", "teacher", "training", "view"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,7 +57,8 @@ def pretrain(data_set: str = "imagenet") -> ConfigDict:
 
 def data() -> dict:
     return {
-        # digits | tfds:NAME[:split] | folder:DIR | parquet:GLOB | wds:GLOB | arrayrecord:GLOB | npy:FILE | hf:NAME
+        # digits | tfds:NAME[:split] | folder:DIR | parquet:GLOB | wds:GLOB | arrayrecord:GLOB | npy:FILE | hf:NAME |
+        # scenes:DIR (pairs of views)
         "source": "digits",
         "eval_source": "",  # held-out images for probes and validation; '' uses a fixed tenth of `source`
         "fraction": 1.0,  # share of the training records that a run sees; always the same ones, nested
@@ -87,8 +89,9 @@ def view(size: tuple[int, int] = (224, 224)) -> dict:
     """One training view: random resized crop and flip."""
     return {
         "size": size,  # (height, width)
-        # random_resized | random_resized_clipped (no retries) | random (pad by 1/8, then crop) | center (resize, crop)
-        # | whole (resize alone, whatever the shape)
+        # random_resized | random_resized_clipped (no retries) | random (pad by 1/8, then crop) | random_reflect (the
+        # same with 4 mirrored pixels on every side: DeiT III's simple crop) | random_upper, random_lower (of the views
+        # of a source `scenes:`, without padding) | center (resize, crop) | whole (resize alone, whatever the shape)
         "crop": "random_resized",
         "scale": (0.2, 1.0),  # share of the image's area
         "ratio": (3 / 4, 4 / 3),  # width / height
@@ -103,6 +106,7 @@ def view(size: tuple[int, int] = (224, 224)) -> dict:
         "blur": 0.0,  # probability of a Gaussian blur
         "blur_radius": (0.1, 2.0),  # pixels, uniform
         "solarize": 0.0,  # probability
+        "one_effect": False,  # one of the three, with these as shares, instead of each by itself (DeiT III)
         "randaugment": "",  # timm's notation, such as m9-mstd0.5-inc1; 8-bit grey and RGB only
         "erase": 0.0,  # probability of random erasing, the last thing that is done
         "erase_mode": "pixel",  # pixel (noise in every value) | color (one random colour) | const (the mean)

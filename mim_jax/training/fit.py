@@ -30,7 +30,7 @@ Arrays = Mapping[str, Any]  # by path below the encoder
 
 # What both encoders must have in common although no shape shows it.
 SAME: dict[type, tuple[str, ...]] = {
-    VitConfig: ("heads", "layer_norm_eps", "mlp", "activation", "rope"),
+    VitConfig: ("heads", "layer_norm_eps", "mlp", "activation", "rope", "rope_base"),
     SwinConfig: ("arch", "heads", "layer_norm_eps"),
     ConvConfig: ("arch", "block", "stem_stride"),
 }

@@ -30,7 +30,8 @@ class ValidationLoss:
         self, config: ConfigDict, method: Method, mesh: Mesh, every_steps: int, eval_batches: Callable[..., Any]
     ):
         self._config, self._mesh, self.every_steps = config, mesh, every_steps
-        self._open, self._batches = eval_batches, None  # opened once, read at every look
+        self._open = eval_batches
+        self._batches: Any = None  # opened once, read at every look
         views = Views.from_config(config.data)
 
         def loss(variables: Variables, batch, key):

@@ -14,10 +14,18 @@ from mim_jax.training.traced import size_of
 # Products in float32 that are meant, by the names of the operations. Everything else multiplies in bfloat16.
 DECLARED = {
     "beit": r"ConvEncoder|jvp\(\)/dot_general",  # the frozen tokenizer's ids must not depend on the precision
+    "beitv2": r"TaskVit|jvp\(\)/dot_general",
     "cae": r"ConvEncoder|jvp\(\)/dot_general",
     "cae_v2": r"/jvp\(Vit\)|jvp\(\)/dot_general",  # the frozen teacher
+    "dbot": r"/jvp\(Vit\)",  # the frozen teacher
+    "dbot_beit": r"/jvp\(Vit\)",
+    "dmae": r"/jvp\(Vit\)",  # the frozen teacher
+    "eva02": r"/jvp\(Vit\)",
     "finetune": r"/head/",
     "ibot": r"ProjectionHead|_positions|bgk,bsk->bgs",  # DINO's head and its loss; positions of another grid
+    "maskalign": r"/jvp\(Vit\)|jvp\(\)/dot_general",  # the frozen teacher
+    # The frozen teacher, the layers before the codes (float32 in the original too), distances and moving codes.
+    "vqkd": r"/jvp\(Vit\)|/task\d|jvp\(\)/dot_general|bnv,bnd->vd",
     "tokenizer": r"jvp\(\)/dot_general|bnv,bnd->vd",  # distances to the codebook, and its moving average
 }
 # Mixing (mixup, cutmix) pairs an image with one of another device.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract_case import make_batch
+from meshed_step import compiled
 
 from mim_jax import config as configs
 from mim_jax.methods import registry

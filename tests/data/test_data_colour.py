@@ -188,3 +188,14 @@ def test_blur_radius_is_uniform(photo, monkeypatch):
     for _ in range(2000):
         effects(photo(0), rng)
     assert kstest(seen, "uniform", (0.1, 1.9)).pvalue > 1e-3
+
+
+def test_exactly_one_effect_by_shares(photo):
+    """DeiT III's choice: one of three, as often as its share says."""
+    image, counts = np.asarray(photo)[:8, :8], {"grayscale": 0, "solarize": 0, "other": 0}
+    effects, rng = Effects(grayscale=0.5, solarize=0.5, one=True), np.random.default_rng(0)
+    for _ in range(200):
+        made = effects(image, rng)
+        kinds = {"grayscale": grayscale(image), "solarize": solarize(image)}
+        counts[next((name for name, each in kinds.items() if np.array_equal(each, made)), "other")] += 1
+    assert counts["other"] == 0 and 60 < counts["grayscale"] < 140

@@ -34,10 +34,17 @@ PRETRAINING = (
     "cae/pretrain",
     "cae/pretrain_projection_a",
     "maskfeat/pretrain_p16",
+    "maskalign/attention_linear_whiten",
+    "beitv2/mim_cls_shared_head",
+    "dbot/beit_branch",
+    "mff/three_taps",
     "ibot/model_no_local",
     "ijepa/pretrain",
     "spark/resnet",
     "spark/convnext",
+    "convmae/norm_pix_64px",
+    "croco/v1_cosine",
+    "croco/v2_rope",
 )
 
 

@@ -19,11 +19,17 @@ from mim_jax.interop.source import read_source
 from mim_jax.methods.beit import BEiT
 from mim_jax.methods.cae import CAE
 from mim_jax.methods.cae_v2 import CAEv2
+from mim_jax.methods.colormae import ColorMAE
+from mim_jax.methods.convmae import ConvMAE
+from mim_jax.methods.croco import CroCo
+from mim_jax.methods.dmjd import DMJD
 from mim_jax.methods.finetune import Finetune
 from mim_jax.methods.ibot import IBOT
 from mim_jax.methods.ijepa import IJepa
 from mim_jax.methods.mae import MAE
 from mim_jax.methods.maskfeat import MaskFeat
+from mim_jax.methods.mff import MFF
+from mim_jax.methods.multimae import MultiMAE
 from mim_jax.methods.simmim import SimMIM
 from mim_jax.methods.spark import SparK
 
@@ -61,8 +67,15 @@ METHODS = {
     "cae_v2": (CAEv2.tiny(), ("all", "encoder")),
     "maskfeat": (MaskFeat.from_config(VIT | dict(patch_size=8), {}), ("all",)),
     "maskfeat on pixels": (MaskFeat.from_config(VIT, dict(target="norm_pix", hog_cell=2)), ("all",)),
+    "colormae": (ColorMAE.tiny(positions="sincos_row"), ("all",)),
+    "mff": (MFF.tiny(), ("all",)),
     "ibot": (IBOT.tiny(), ("all", "encoder")),
     "ijepa": (IJepa.tiny(), ("all", "encoder")),
+    "convmae": (ConvMAE.tiny((32, 48), strides=(4, 2, 2)), ("all",)),
+    "dmjd": (DMJD.tiny((64, 64), strides=(4, 2, 2)), ("all",)),
+    "croco": (CroCo.tiny(), ("all",)),
+    "croco v2": (CroCo.tiny(positions="none", rope_base=100.0), ("all",)),
+    "multimae": (MultiMAE.tiny(), ("all",)),
     "spark resnet": (spark(), ("all", "encoder")),
     "spark convnext": (spark("convnext"), ("all", "encoder")),
     "mae, fine-tuned": (finetune(), ("classifier",)),

@@ -2,6 +2,7 @@
 
     digits[:train|:test]          scikit-learn's handwritten digits, enlarged to 32 x 32
     folder:DIR                    one folder per class, or images in one folder
+    scenes:DIR                    pairs of views of a scene, NAME_1.EXT and NAME_2.EXT
     parquet:GLOB                  Hugging Face layout: image struct{bytes, path}, integer label
     wds:GLOB                      WebDataset: tar files, members grouped by name
     arrayrecord:GLOB              our own records (mim_jax.data.convert writes them)
@@ -22,7 +23,7 @@ from mim_jax.errors import DataError, nearest
 
 __all__ = ["SCHEMES", "Record", "Source", "Spec", "open_source", "parse"]
 
-SCHEMES = ("digits", "folder", "parquet", "wds", "arrayrecord", "npy", "tfds", "hf")
+SCHEMES = ("digits", "folder", "scenes", "parquet", "wds", "arrayrecord", "npy", "tfds", "hf")
 
 
 def parse(spec: str) -> Spec:
@@ -43,6 +44,7 @@ def parse(spec: str) -> Spec:
 
 _EXAMPLES = {
     "folder": "photos/train",
+    "scenes": "pairs/train",
     "parquet": "data/train-*.parquet",
     "wds": "data/train-*.tar",
     "arrayrecord": "data/train-*.arrayrecord",

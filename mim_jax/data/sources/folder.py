@@ -27,7 +27,7 @@ class Folder(Source):
             self._paths = sorted(path for path in _listed(self.root, spec.text) if _is_image(path))
         else:
             self.root = require_folder(root, spec.text)
-            self._paths = sorted(_images_below(self.root))
+            self._paths = sorted(images_below(self.root))
         if not self._paths:
             raise DataError(
                 f"data source '{spec.text}': '{self.root}' holds no image files ({', '.join(IMAGE_EXTENSIONS)})"
@@ -54,7 +54,7 @@ class Folder(Source):
         return self._paths[self.at(i)]
 
 
-def _images_below(root: str) -> list[str]:
+def images_below(root: str) -> list[str]:
     """Paths of image files relative to `root`; hidden files and folders are left out.
 
     Links to folders are followed, but not back into a folder on the way there, which would never end.

@@ -54,7 +54,9 @@ CLASSIFIER = (*norm("fc_norm", "fc_norm"), *dense("head", "head"))
 def layout(config: VitConfig, rest: tuple) -> Layout:
     """The encoder's arrays and those of `rest`, with the fixed index of every relative table."""
     tables = relative_indices(config)
-    names = NameMap(under("params", (*ENCODER, *rest)), dict.fromkeys(tables, INDEX), absent=TOKENIZER)
+    names = NameMap(
+        under("params", (*ENCODER, *rest)), dict.fromkeys(tables, INDEX), absent={**TOKENIZER, **authors.TEACHER}
+    )
     return Layout(names, patch_sizes(config), tables)
 
 

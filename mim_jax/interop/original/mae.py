@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mim_jax.errors import VerifyError
-from mim_jax.interop import authors
+from mim_jax.interop import authors, mae_case
 from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Row
@@ -19,12 +18,10 @@ from mim_jax.interop.kinds import finetune, lars, linear_probe, pos_resize, pret
 from mim_jax.interop.name_map import NameMap
 from mim_jax.interop.positions import FIXED
 from mim_jax.interop.references.param_groups import block_count, group_rows
-from mim_jax.interop.rules import PATCHES, dense, norm, same, timm_block, under
+from mim_jax.interop.rules import dense, norm, same, under
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import patch_sizes, vit_config
-from mim_jax.masking.mask import mask_from_noise
-from mim_jax.masking.random import visible_count
-from mim_jax.methods.base import Method, Output, Variables
+from mim_jax.methods.base import Method, Variables
 from mim_jax.methods.finetune import Finetune
 from mim_jax.methods.mae import MAE
 from mim_jax.methods.transformers import vit_groups
@@ -32,19 +29,7 @@ from mim_jax.models.classifier import Classifier
 from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.positions import sincos_2d
 
-BACKBONE = (
-    *same("cls_token", "encoder/cls_token"),
-    *dense("patch_embed.proj", "encoder/patch_embed/proj", PATCHES),
-    *timm_block("blocks.{i}", "encoder/blocks_{i}"),
-    *norm("norm", "encoder/norm"),
-)
-DECODER = (
-    *dense("decoder_embed", "decoder/embed"),
-    *same("mask_token", "decoder/mask_token"),
-    *timm_block("decoder_blocks.{i}", "decoder/blocks_{i}"),
-    *norm("decoder_norm", "decoder/norm"),
-    *dense("decoder_pred", "decoder/head"),
-)
+BACKBONE, DECODER = mae_case.backbone(), mae_case.decoder()
 CLASSIFIER = (*BACKBONE, *same("pos_embed", "encoder/pos_embed"), *norm("fc_norm", "fc_norm"))
 PROBE = (
     *dense("head.1", "probe/params/head"),
@@ -68,9 +53,7 @@ PROBE_NAMES = NameMap(
 
 def layout(method: MAE) -> Layout:
     """The pretrained network: encoder, decoder, and both position tables."""
-    widths = {"pos_embed": method.model.width, "decoder_pos_embed": method.decoder_width}
-    tables = {name: sincos_2d(method.model.grid, width)[None] for name, width in widths.items()}
-    return Layout(PRETRAIN_NAMES, patch_sizes(method.model), tables)
+    return Layout(PRETRAIN_NAMES, patch_sizes(method.model), mae_case.tables(method))
 
 
 def encoder_layout(method: Method) -> Layout:
@@ -86,32 +69,9 @@ def classifier_layout(config: VitConfig) -> Layout:
 
 def pretraining(case: Case) -> Subject:
     """MAE as a case asks for it; the case's noise decides which patches are kept."""
-    c, model = case.config, vit_config(case)
-    section = dict(
-        mask_ratio=c["mask_ratio"],
-        target="norm_pix" if c["norm_pix_loss"] else "pixel",
-        decoder_width=c["decoder_width"],
-        decoder_depth=c["decoder_depth"],
-        decoder_heads=c["decoder_heads"],
-    )
-    method = MAE.from_config({k: v for k, v in dataclasses.asdict(model).items()}, section)
-
-    def inputs(arrays: Mapping[str, Any]):
-        noise = jnp.asarray(arrays["noise"])
-        if noise.shape[1:] != (model.tokens,):
-            raise VerifyError(f"{case.folder}: noise of shape {noise.shape} is not one number per patch")
-        mask = mask_from_noise(noise, visible_count(model.tokens, method.mask_ratio), model.grid)
-        return {"image": jnp.asarray(arrays["images"])}, {"mask": mask, "drop_path": None}
-
-    return Subject(method, layout(method), inputs, outputs)
-
-
-def outputs(output: Output) -> dict[str, Any]:
-    """What `forward` reports under the names of the cases."""
-    trace = dict(output.trace)
-    mask = trace.pop("mask")
-    shuffle = jnp.concatenate([mask.visible, mask.masked], axis=1)
-    return {**trace, "mask": mask.hidden, "ids_restore": jnp.argsort(shuffle, axis=1)}
+    model = dataclasses.asdict(vit_config(case))
+    method = MAE.from_config(model, mae_case.decoder_settings(case))
+    return Subject(method, layout(method), mae_case.inputs(case, method), mae_case.outputs)
 
 
 def classifier(case: Case, classes: int) -> tuple[Classifier, VitConfig]:

@@ -1,0 +1,51 @@
+"""ColorMAE on CIFAR-10 at 32 pixels, ViT-Ti/4 by default.
+
+configs/colormae/cifar10.py:epochs=400,variant=S/4,source=parquet:data/cifar10/train-*.parquet,eval_source=...
+"""
+
+from mim_jax import recipes
+from mim_jax.config import arguments
+from mim_jax.models.vit_config import variant
+
+
+def get_config(arg=None):
+    args = arguments(
+        arg,
+        variant="Ti/4",
+        epochs=400.0,
+        batch_size=512,
+        lr=1.5e-4,
+        colour="green",  # red, blue, green or purple
+        decoder_width=192,
+        decoder_depth=4,
+        precision="bf16",
+        source="tfds:cifar10:train",
+        eval_source="tfds:cifar10:test",
+    )
+    config = recipes.pretrain("cifar10")
+
+    config.model = variant(args.variant, image_size=(32, 32), positions="sincos_row")
+    config.method = {
+        "name": "colormae",
+        "mask_ratio": 0.75,
+        "target": "norm_pix",
+        "noise": {"source": "", "colour": args.colour, "sigmas": (), "count": 1024, "size": 32, "seed": 0},
+        "decoder_width": args.decoder_width,
+        "decoder_depth": args.decoder_depth,
+        "decoder_heads": args.decoder_width // 32,
+    }
+
+    config.data.source = args.source
+    config.data.eval_source = args.eval_source
+
+    config.training.epochs = args.epochs
+    config.training.batch_size = args.batch_size
+    config.training.precision = args.precision
+    config.optimizer.lr = args.lr
+    config.optimizer.lr_batch = 256
+    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
+    config.optimizer.weight_decay = 0.05
+
+    config.evaluation.linear.batch_size = 4096
+    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision))
+    return config

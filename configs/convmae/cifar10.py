@@ -1,0 +1,49 @@
+"""ConvMAE on CIFAR-10 at 32 pixels: maps of 32 and 16 positions a side, then a transformer of ViT-Ti's width on 8 x 8.
+
+configs/convmae/cifar10.py:epochs=400,source=parquet:data/cifar10/train-*.parquet,eval_source=...
+"""
+
+from mim_jax import recipes
+from mim_jax.config import arguments
+from mim_jax.models.conv_vit_config import variant
+
+
+def get_config(arg=None):
+    args = arguments(
+        arg,
+        epochs=400.0,
+        batch_size=512,
+        lr=1.5e-4,
+        decoder_width=192,
+        decoder_depth=4,
+        precision="bf16",
+        source="tfds:cifar10:train",
+        eval_source="tfds:cifar10:test",
+    )
+    config = recipes.pretrain("cifar10")
+
+    sizes = dict(stem_width=(48, 96), stem_depth=(1, 2), strides=(1, 2, 2), width=192, depth=11, heads=3)
+    config.model = variant("B", image_size=(32, 32), **sizes)
+    config.method = {
+        "name": "convmae",
+        "mask_ratio": 0.75,
+        "target": "norm_pix",
+        "decoder_width": args.decoder_width,
+        "decoder_depth": args.decoder_depth,
+        "decoder_heads": args.decoder_width // 32,
+        "decoder_mlp_ratio": 4.0,
+    }
+
+    config.data.source = args.source
+    config.data.eval_source = args.eval_source
+
+    config.training.epochs = args.epochs
+    config.training.batch_size = args.batch_size
+    config.training.precision = args.precision
+    config.optimizer.lr = args.lr
+    config.optimizer.lr_batch = 256
+    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
+    config.optimizer.weight_decay = 0.05
+
+    config.evaluation.linear.batch_size = 4096
+    return config

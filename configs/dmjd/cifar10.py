@@ -1,0 +1,57 @@
+"""DMJD on CIFAR-10 at 32 pixels: ConvMAE's small encoder of configs/convmae/cifar10.py; one HOG cell per patch.
+
+configs/dmjd/cifar10.py:epochs=400,source=parquet:data/cifar10/train-*.parquet,eval_source=...
+"""
+
+from mim_jax import recipes
+from mim_jax.config import arguments
+from mim_jax.models.conv_vit_config import variant
+
+
+def get_config(arg=None):
+    args = arguments(
+        arg,
+        epochs=400.0,
+        batch_size=256,
+        lr=1e-3,
+        decoder_width=192,
+        decoder_depth=4,
+        visible_order="raster",
+        precision="bf16",
+        source="tfds:cifar10:train",
+        eval_source="tfds:cifar10:test",
+    )
+    config = recipes.pretrain("cifar10")
+
+    sizes = dict(stem_width=(48, 96), stem_depth=(1, 2), strides=(1, 2, 2), width=192, depth=11, heads=3)
+    config.model = variant("B", image_size=(32, 32), **sizes)
+    config.method = {
+        "name": "dmjd",
+        "mask_ratio": 0.6,
+        "masking": "block",
+        "prediction_ratio": 1.0,
+        "target": "hog",
+        "hog_cell": 4,
+        "decoder_width": args.decoder_width,
+        "decoder_depth": args.decoder_depth,
+        "decoder_heads": args.decoder_width // 32,
+        "decoder_mlp_ratio": 4.0,
+        "visible_weight": 1.0,
+        "visible_order": args.visible_order,
+    }
+
+    config.data.source = args.source
+    config.data.eval_source = args.eval_source
+    config.data.views.image.scale = (0.5, 1.0)
+    config.data.views.raw = recipes.view((32, 32)) | {"same_as": "image", "normalize": False}
+
+    config.training.epochs = args.epochs
+    config.training.batch_size = args.batch_size
+    config.training.precision = args.precision
+    config.optimizer.lr = args.lr
+    config.optimizer.lr_batch = 256
+    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
+    config.optimizer.weight_decay = 0.05
+
+    config.evaluation.linear.batch_size = 4096
+    return config
