@@ -1,7 +1,7 @@
 """LUT: Learning with Unmasked Tokens Drives Stronger Vision Learners (Kim, Chun, Heo, Han. ECCV 2024).
 
-Hidden: 75 % of the patches of either view, other patches in each. Predicted: the hidden pixels of the first view, as MAE
-does, and from the mean of the visible tokens of one view what a moving average of the model says of the whole other
+Hidden: 75 % of the patches of either view, others in each. Predicted: the hidden pixels of the first view, as MAE does,
+and from the mean of the visible tokens of one view what a moving average of the model says of the whole other
 one. By whom: MAE's encoder and decoder, a projector and a predictor. Error: mean square, and 2 - 2 cos.
 """
 
@@ -29,7 +29,7 @@ HEADS = ("projector", "predictor")
 
 @dataclasses.dataclass(frozen=True)
 class LUT(MaskedAutoencoder):
-    """MAE with broader context; the defaults are the recommended ones. Views: `image`, which is reconstructed, `image2`.
+    """MAE with broader context; the defaults are the recommended ones. Views: `image` (reconstructed) and `image2`.
 
     `extra` holds the running statistics of the heads' batch norms and the moving average of the whole model, these
     statistics included; its own batch norms use the averaged ones.
