@@ -6,6 +6,7 @@ import importlib
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -154,14 +155,14 @@ def test_config_diff_exits_1_where_there_is_one(spec, tmp_path, capsys):
 
 
 def test_config_check_checks_everything(spec, library, capsys):
-    check_all = library("mim_jax.pretrain.check_all")
+    check_all = library("mim_jax.stages.check")
     assert cli.main(["config", "check", spec, "--config.seed=4"]) == 0
     assert check_all.call_args.args[0].seed == 4
     assert "valid" in capsys.readouterr().out
 
 
 def test_train(spec, library):
-    pretrain = library("mim_jax.pretrain.pretrain")
+    pretrain = library("mim_jax.stages.train")
     assert cli.main(["train", "--config", spec, "--config.optimizer.lr=1e-3", "--workdir", "runs/x"]) == 0
     (config, workdir), _ = pretrain.call_args
     expected = recipes.pretrain()
@@ -174,7 +175,7 @@ def test_eval(library):
     line = "eval runs/x --knn --linear --step best --source digits --no-baselines --config.evaluation.linear.epochs=3"
     assert cli.main(line.split()) == 0
     evaluate.assert_called_once_with(
-        "runs/x",
+        Path("runs/x"),
         ("knn", "linear"),
         suite="",
         seeds=1,
@@ -197,7 +198,7 @@ def test_show(library):
     line = "show runs/x --images a.png b.png --count 3 --seed 5 --out o.png"
     assert cli.main(line.split()) == 0
     show_run.assert_called_once_with(
-        "runs/x", images=("a.png", "b.png"), source="", count=3, seed=5, out="o.png", step=None
+        Path("runs/x"), images=("a.png", "b.png"), source="", count=3, seed=5, out="o.png", step=None
     )
 
 
