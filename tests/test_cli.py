@@ -186,10 +186,10 @@ def test_eval(library):
         overrides=("evaluation.linear.epochs=3",),
     )
     assert cli.main(["eval", "runs/x", "--few-shot", "--suite", "quick", "--seeds", "3"]) == 0
-    assert evaluate.call_args.args == ("runs/x", ("few_shot",))
+    assert evaluate.call_args.args == (Path("runs/x"), ("few_shot",))
     assert evaluate.call_args.kwargs["suite"] == "quick" and evaluate.call_args.kwargs["seeds"] == 3
     assert cli.main(["eval", "runs/x", "--linear", "--step", "12"]) == 0
-    assert evaluate.call_args.args == ("runs/x", ("linear",))
+    assert evaluate.call_args.args == (Path("runs/x"), ("linear",))
     assert evaluate.call_args.kwargs["step"] == 12 and evaluate.call_args.kwargs["baselines"] is True
 
 
