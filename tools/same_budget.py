@@ -55,6 +55,7 @@ SYSTEMS = {
     "mff": System((*SMALL_DECODER, "method.taps=(0,1,2)")),
     "colormae": System(SMALL_DECODER),
     "hpm": System(SMALL_DECODER),
+    "localmim": System(("method.decoder_width=64", "method.decoder_heads=2", "method.taps=(0,0,1,2)")),
     "lut": System((*SMALL_DECODER, "method.ema_momentum=0.99"), arguments="head_hidden=256"),
     "dmae": System(
         (*SMALL_DECODER, *SMALL_TEACHER, "method.blocks=(1,)", "method.teacher_blocks=(1,)"),

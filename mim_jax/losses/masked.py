@@ -32,3 +32,12 @@ def masked_mean(
     count = jnp.sum(hidden.astype(jnp.float32))
     total = jnp.sum(jnp.where(hidden, per_patch, 0.0))
     return total / jnp.maximum(count, 1.0), count
+
+
+def weighted_mean(per_cell: Float[Array, "B C"], weights: Float[Array, "B C"]) -> Float[Array, ""]:
+    """Mean over the cells of the whole batch by their weights; 0 where all weights are 0.
+
+    Selected where a weight is 0: such a cell may hold anything, infinities too.
+    """
+    total = jnp.sum(jnp.where(weights > 0, weights * per_cell, 0.0))
+    return total / jnp.maximum(jnp.sum(weights), 1e-6)

@@ -26,6 +26,7 @@ METHODS = {
     "hpm": "mim_jax.methods.hpm:HPM",
     "ibot": "mim_jax.methods.ibot:IBOT",
     "ijepa": "mim_jax.methods.ijepa:IJepa",
+    "localmim": "mim_jax.methods.localmim:LocalMIM",
     "lut": "mim_jax.methods.lut:LUT",
     "mae": "mim_jax.methods.mae:MAE",
     "maskalign": "mim_jax.methods.maskalign:MaskAlign",

@@ -45,15 +45,23 @@ def gaussian(window: int) -> Float[np.ndarray, "w w"]:
 
 
 def hog(
-    images: Float[Array, "B H W C"], cell: int = 8, bins: int = 9, gaussian_window: int = 0
+    images: Float[Array, "B H W C"],
+    cell: int | tuple[int, int] = 8,
+    bins: int = 9,
+    gaussian_window: int = 0,
+    offset: Float[Array, "2"] | None = None,
 ) -> Float[Array, "B h w C bins"]:
-    """Votes per cell of `cell` pixels, each channel for itself, L2-normalised over the bins; float32.
+    """Votes per cell of `cell` pixels (or rows and columns of them), each channel for itself, L2-normalised over the
+    bins; float32.
 
     Every pixel votes with its gradient's magnitude for one of `bins` unsigned orientations over pi, without
     interpolation; atan2 takes (across, down) in this order. Normalised images go in, as the authors' code does.
     gaussian_window: weights votes by a tiled Gaussian of so many pixels (mmpretrain); 0: none (the authors).
+    offset: added to all gradients (across, down), a random constant in LocalMIM's code for ViT-L.
     """
     across, down = gradients(images)
+    if offset is not None:
+        across, down = across + offset[0], down + offset[1]
     votes = jnp.sqrt(across**2 + down**2)
     phase = jnp.arctan2(across, down) / np.float32(np.pi) * bins
     chosen = jnp.mod(jnp.floor(phase).astype(int), bins)
@@ -61,7 +69,8 @@ def hog(
         repeats = (images.shape[1] // gaussian_window, images.shape[2] // gaussian_window)
         votes = votes * np.tile(gaussian(gaussian_window), repeats)[None, :, :, None]
     per_bin = jnp.where(chosen[..., None] == jnp.arange(bins), votes[..., None], 0.0)
-    sums = einops.reduce(per_bin, "b (h p) (w q) c k -> b h w c k", "sum", p=cell, q=cell)
+    rows, columns = (cell, cell) if isinstance(cell, int) else cell
+    sums = einops.reduce(per_bin, "b (h p) (w q) c k -> b h w c k", "sum", p=rows, q=columns)
     return sums / jnp.maximum(jnp.linalg.norm(sums, axis=-1, keepdims=True), NORM_FLOOR)
 
 

@@ -1,0 +1,52 @@
+"""LocalMIM on CIFAR-10 at 32 pixels, ViT-Ti/4 by default: cells of 1, 2, 4 and 8 pixels.
+
+configs/localmim/cifar10.py:epochs=400,variant=S/4,source=parquet:data/cifar10/train-*.parquet,eval_source=...
+"""
+
+from mim_jax import recipes
+from mim_jax.config import arguments
+from mim_jax.models.vit_config import variant
+
+
+def get_config(arg=None):
+    args = arguments(
+        arg,
+        variant="Ti/4",
+        epochs=400.0,
+        batch_size=512,
+        lr=2e-4,
+        decoder_width=128,
+        precision="bf16",
+        source="tfds:cifar10:train",
+        eval_source="tfds:cifar10:test",
+    )
+    config = recipes.pretrain("cifar10")
+
+    config.model = variant(args.variant, image_size=(32, 32))
+    config.method = {
+        "name": "localmim",
+        "mask_ratio": 0.75,
+        "target": "hog",
+        "taps": (),
+        "hog_bins": 9,
+        "hog_bias": False,
+        "decoder_width": args.decoder_width,
+        "decoder_depth": 1,
+        "decoder_heads": args.decoder_width // 32,
+    }
+
+    config.data.source = args.source
+    config.data.eval_source = args.eval_source
+
+    config.training.epochs = args.epochs
+    config.training.batch_size = args.batch_size
+    config.training.precision = args.precision
+    config.optimizer.lr = args.lr
+    config.optimizer.lr_batch = 256
+    config.optimizer.min_lr = 1e-6
+    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
+    config.optimizer.weight_decay = 0.05
+
+    config.evaluation.linear.batch_size = 4096
+    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision))
+    return config
