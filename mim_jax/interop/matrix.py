@@ -53,6 +53,11 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fine-tuned ResNet": ("finetune", dict(image_size=(64, 64), zero_init=False, **RESNET)),
     "fine-tuned ConvNeXt": ("finetune", dict(image_size=(64, 64), **CONVNEXT)),
 }
+# Systems whose cells nobody has measured yet; their encoders are the transformers above, or have no foreign format.
+UNMEASURED = (
+    "beitv2", "colormae", "convmae", "croco", "dbot", "dbot_beit", "dmae", "dmjd", "eva02", "hpm", "localmim", "lut",
+    "maskalign", "mff", "multimae",
+)  # fmt: skip
 PARTS = {
     "hf": ("encoder", "all", "classifier"),
     "timm": ("encoder", "classifier"),

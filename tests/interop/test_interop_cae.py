@@ -72,7 +72,7 @@ def test_the_teacher_is_the_encoder_of_a_run(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found["teacher"], variables.params["encoder"])
 
     deeper = dataclasses.replace(method.teacher, model=dataclasses.replace(method.teacher.model, depth=3))
-    with pytest.raises(ConfigError, match="method.teacher.model.depth is 3, but the encoder in .* has 1"):
+    with pytest.raises(ConfigError, match="method.teacher.model.depth is 3, but the encoder in .* has 2"):
         frozen.check(dataclasses.replace(method, teacher=deeper))
     with pytest.raises(ConfigError, match="method.teacher.source is empty"):
         frozen.check(CAEv2.tiny())
