@@ -9,7 +9,7 @@ their own.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import einops
 import jax
@@ -94,8 +94,9 @@ class LocalMIM(MaskedAutoencoder):
     def latents(self, params, images, **shown) -> tuple[Float[Array, "B T D"], ...]:
         """Normalised outputs of the taps."""
         encoder, norms = self.modules()
-        _, outputs = encoder.apply({"params": params["encoder"]}, images, layers=True, **shown)
-        return norms.apply({"params": params["norms"]}, tuple(outputs[i] for i in self.blocks))
+        outputs: Any = encoder.apply({"params": params["encoder"]}, images, layers=True, **shown)[1]
+        found: Any = norms.apply({"params": params["norms"]}, tuple(outputs[i] for i in self.blocks))
+        return found
 
     def values(self, images, frozen, tap: int) -> Float[Array, "B C V"]:
         """Histograms of a tap's cells, channel by channel."""
@@ -107,7 +108,8 @@ class LocalMIM(MaskedAutoencoder):
     def forward(self, params, extra, frozen, batch, draws, progress):
         images, mask = batch["image"], draws["mask"]
         latents = self.latents(params, images, visible=mask.visible, noise=draws["drop_path"])
-        terms, found = {}, {}
+        terms: dict[str, Any] = {}
+        found: dict[int, dict[str, Any]] = {}
         for tap, (name, decoder) in enumerate(self.decoders().items()):
             prediction = decoder.apply({"params": params[name]}, latents[tap], mask)
             target, share = self.values(images, frozen, tap), hidden_share(mask, DOUBLINGS[tap])
