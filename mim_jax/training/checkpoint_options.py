@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,3 +81,16 @@ def opened(folder: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.Che
         return ocp.CheckpointManager(folder, options=options)
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be opened: {reason_of(error)}") from error
+
+
+def remove_remains(directory: epath.Path, seconds: float = 10.0) -> None:
+    """Removes what a failed save has left half-written. Orbax's threads may still be writing there, so it looks again
+    until nothing has come back, and never raises: what stays is removed when the run begins anew."""
+    end, clean = time.monotonic() + seconds, 0
+    while clean < 3 and time.monotonic() < end:
+        remains = list(directory.glob("*.orbax-checkpoint-tmp*"))
+        clean = 0 if remains else clean + 1
+        for left in remains:
+            with contextlib.suppress(OSError):
+                left.rmtree(missing_ok=True)
+        time.sleep(0.05)

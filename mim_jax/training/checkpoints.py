@@ -42,6 +42,7 @@ from mim_jax.training.checkpoint_options import (
     options_of,
     quiet,
     reason_of,
+    remove_remains,
     steps_in,
     why_not,
 )
@@ -289,8 +290,7 @@ class Checkpoints:
             # A new one in its place: its threads keep further errors, and it had counted on removing older checkpoints.
             with contextlib.suppress(Exception):
                 self._manager.close()
-            for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                left.rmtree(missing_ok=True)
+            remove_remains(self.directory)
             self._manager = self._open(read_only=False)
             kept = f"the one of step {self.all_steps()[-1]} is kept" if self.all_steps() else "there is no earlier one"
             sentence = (
