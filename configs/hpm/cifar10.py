@@ -41,17 +41,5 @@ def get_config(arg=None):
         "decoder_heads": args.decoder_width // 32,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
-    config.optimizer.lr_batch = 256
-    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
-    config.optimizer.weight_decay = 0.05
-
-    config.evaluation.linear.batch_size = 4096
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision))
+    recipes.on_cifar10(config, args)
     return config

@@ -43,8 +43,7 @@ def get_config(arg=None):
         "decoder_heads": args.decoder_width // 32,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
+    recipes.on_cifar10(config, args)
     config.data.views.image2 = recipes.view((32, 32)) | {
         "color_jitter": 0.4,
         "color_jitter_saturation": 0.2,
@@ -54,15 +53,4 @@ def get_config(arg=None):
         "solarize": 0.5,
         "one_effect": True,
     }
-
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
-    config.optimizer.lr_batch = 256
-    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
-    config.optimizer.weight_decay = 0.05
-
-    config.evaluation.linear.batch_size = 4096
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision))
     return config

@@ -40,20 +40,9 @@ def get_config(arg=None):
         "teacher": recipes.teacher(args.teacher, variant(args.teacher_variant, image_size=(32, 32)), "cifar10"),
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
+    recipes.on_cifar10(config, args)
     config.data.views.image.scale = (0.5, 1.0)
     config.data.views.teacher = recipes.view((32, 32)) | {"scale": (0.5, 1.0), "same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
-    config.optimizer.lr_batch = 256
     config.optimizer.min_lr = 1e-5
-    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
-    config.optimizer.weight_decay = 0.05
-
-    config.evaluation.linear.batch_size = 4096
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision))
     return config

@@ -32,21 +32,10 @@ def get_config(arg=None):
         "gaussian_window": 0,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
+    recipes.on_cifar10(config, args)
     config.data.views.image.scale = (0.5, 1.0)
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
-    config.optimizer.lr_batch = 256
     config.optimizer.min_lr = 1e-6
     config.optimizer.b2 = 0.999
-    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
-    config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 0.02
-
-    config.evaluation.linear.batch_size = 4096
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision))
     return config
