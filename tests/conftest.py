@@ -12,6 +12,11 @@ for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimiza
     if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Many tests start the same small run, some in processes of their own: what one has compiled the others read.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

@@ -40,7 +40,7 @@ def compiled(method, name, **static):
 
 @lru_cache
 def compiled_gradient(method):
-    return jax.jit(jax.grad(lambda *args: method.forward(*args)[0]))
+    return jax.jit(jax.value_and_grad(lambda *args: method.forward(*args)[0]))
 
 
 class Case:
@@ -72,9 +72,10 @@ class Case:
     def loss(self, params=None, batch=None, method=None):
         return self.forward(params, batch, method)[0]
 
-    def gradients(self, method=None):
-        """{path: gradient of the loss}."""
-        return flat(compiled_gradient(method or self.method)(*self._args(None, None)))
+    def loss_and_gradients(self, method=None):
+        """The loss and {path: gradient of the loss}, in one program and as numpy: tests spend their time compiling."""
+        loss, gradients = jax.device_get(compiled_gradient(method or self.method)(*self._args(None, None)))
+        return loss, flat(gradients)
 
     def encode(self, image, layers=False):
         v = self.variables

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,9 +24,19 @@ SETTINGS = StepSettings(100, 10, lambda step: 1e-3 * (step + 1), Views((), (0.0,
 BATCH = 8
 
 
+class Meshed(NamedTuple):
+    """First state, what is frozen, batch, and the compiled step(state, batch) and draw(state, batch)."""
+
+    state: Any
+    frozen: Any
+    batch: Any
+    step: Callable
+    draw: Callable
+
+
 @lru_cache
 def compiled(method, **sizes):
-    """First state, batch and compiled step on a mesh; on one device by default."""
+    """The step on a mesh; on one device by default."""
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1, **sizes}, None if sizes else jax.devices()[:1])
     rows = BATCH // jax.process_count() if sizes else BATCH
     own = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows) if sizes else slice(None)
@@ -35,7 +47,10 @@ def compiled(method, **sizes):
     shardings = tree_shardings(jax.eval_shape(start, jax.random.key(0), batch), mesh)
     where = sharding.replicated(mesh)
     first, key = (to_mesh(jax.random.key(seed), where) for seed in (0, 5))
-    state, frozen = jax.jit(start, out_shardings=shardings)(first, batch)
+    if sizes and jax.process_count() == 1:  # one start, compiled once, for all meshes
+        state, frozen = jax.device_put(first_state(method), shardings)
+    else:
+        state, frozen = jax.jit(start, out_shardings=shardings)(first, batch)
 
     @partial(jax.jit, out_shardings=(shardings[0], where))
     def step(state, frozen, batch, key):
@@ -49,4 +64,10 @@ def compiled(method, **sizes):
         return method.draw(state.params, state.extra, frozen, batch, step_key, progress)
 
     # Arrays that are not all here cannot be constants of a program.
-    return state, batch, lambda s, b: step(s, frozen, b, key), lambda s, b: draw(s, frozen, b, key)
+    return Meshed(state, frozen, batch, lambda s, b: step(s, frozen, b, key), lambda s, b: draw(s, frozen, b, key))
+
+
+def first_state(method):
+    """Of one device."""
+    one = compiled(method)
+    return one.state, one.frozen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,26 +36,30 @@ def test_hidden_pixels_never_reach_the_encoder(case):
     assert not np.allclose(before.trace["latent"], moved.trace["latent"])
 
 
-def with_prediction_changed(case, change):
-    """The loss when `change` times a ramp over its values is added to what the last module predicts.
+def with_predictions_changed(case, *changes):
+    """The losses when each change times a ramp over its values is added to what the last module predicts.
 
     A ramp, because a softmax does not notice a constant.
     """
     shape = case.forward()[1].trace["pred"].shape
     touched = []
 
-    def intercept(call, args, kwargs, context):
+    def intercept(call, args, kwargs, context, change):
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and context.module.path == () and getattr(out, "shape", None) == shape:
             touched.append(context.module)
             return out + change * jnp.arange(1, out.shape[-1] + 1)
         return out
 
-    with nn.intercept_methods(intercept):
-        loss = jax.jit(lambda: case.eager_forward()[0])()
+    @jax.jit
+    def loss(change):
+        with nn.intercept_methods(partial(intercept, change=change)):
+            return case.eager_forward()[0]
+
+    losses = [loss(change) for change in changes]
     if not touched:
         pytest.skip("no module returns the prediction of every patch; the reference cases check this loss")
-    return loss
+    return losses
 
 
 def test_loss_ignores_predictions_of_visible_patches(case):
@@ -61,8 +67,9 @@ def test_loss_ignores_predictions_of_visible_patches(case):
         pytest.skip("this method's loss covers visible patches by definition")
     hidden = case.forward()[1].trace["mask"].hidden[:, :, None]
     loss = case.loss()
-    np.testing.assert_allclose(with_prediction_changed(case, jnp.where(hidden, 0.0, 1e3)), loss, rtol=1e-6)
-    assert abs(with_prediction_changed(case, jnp.where(hidden, 1.0, 0.0)) - loss) > 1e-3
+    of_visible, of_hidden = with_predictions_changed(case, jnp.where(hidden, 0.0, 1e3), jnp.where(hidden, 1.0, 0.0))
+    np.testing.assert_allclose(of_visible, loss, rtol=1e-6)
+    assert abs(of_hidden - loss) > 1e-3
 
 
 def test_draws_lead_with_the_batch_and_depend_on_the_key(case):

@@ -13,6 +13,7 @@ from mim_jax.training.traced import size_of
 
 # Products in float32 that are meant, by the names of the operations. Everything else multiplies in bfloat16.
 DECLARED = {
+    "attmask": r"ProjectionHead|_positions|bgk,bsk->bgs",  # as iBOT
     "beit": r"ConvEncoder|jvp\(\)/dot_general",  # the frozen tokenizer's ids must not depend on the precision
     "beitv2": r"TaskVit|jvp\(\)/dot_general",
     "cae": r"ConvEncoder|jvp\(\)/dot_general",

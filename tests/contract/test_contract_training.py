@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_case import make_batch
 from meshed_step import compiled
 
 from mim_jax import config as configs
@@ -22,7 +21,7 @@ from mim_jax.training.step import loss_and_grads
 
 def run(method, steps=2, spoil=None, **sizes):
     """State and scalars after some steps; batch number `spoil` holds a value that is not a number."""
-    state, batch, step, _ = compiled(method, **sizes)
+    state, _, batch, step, _ = compiled(method, **sizes)
     spoilt = np.array(batch["image"])
     spoilt[3] = np.nan
     for number in range(steps):
@@ -58,19 +57,16 @@ def whole_by_accident(state, fsdp: int) -> list[str]:
     return [name for name, x in could.items() if fsdp > 1 and x.is_fully_replicated]
 
 
-def test_accumulation_equals_the_full_batch(method, parts=4):
+def test_accumulation_equals_the_full_batch(method, case, parts=4):
     if method.batch_statistics:
         pytest.skip("the images of a micro-batch share their statistics by definition")
-    batch, progress = make_batch(method), Progress.at(0, 10, 5)
-    v = jax.jit(method.init)(jax.random.key(0), batch)
-    draws = jax.jit(method.draw)(v.params, v.extra, v.frozen, batch, jax.random.key(1), progress)
+    v, (loss, grads) = case.variables, case.loss_and_gradients()
     compute = jax.jit(partial(loss_and_grads, method), static_argnums=5)
-    loss, output, grads = compute(v, v.frozen, batch, draws, progress, 1)
-    split_loss, split_output, split = compute(v, v.frozen, batch, draws, progress, parts)
+    split_loss, output, split = compute(v, v.frozen, case.batch, case.draws, case.progress, parts)
     np.testing.assert_allclose(split_loss, loss, rtol=1e-5)
-    np.testing.assert_allclose(split_output.weight, output.weight, rtol=1e-6)
-    for name, leaf in flat(grads).items():
-        np.testing.assert_allclose(flat(split)[name], leaf, rtol=2e-3, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(output.weight, case.forward()[1].weight, rtol=1e-6)
+    for name, leaf in flat(jax.device_get(split)).items():
+        np.testing.assert_allclose(leaf, grads[name], rtol=2e-3, atol=1e-6, err_msg=name)
 
 
 def test_a_step_lowers_the_loss_on_its_own_batch(method):

@@ -28,7 +28,7 @@ def main() -> None:
     sharding.SMALL = 8
     found: dict[str, np.ndarray] = {"processes": np.asarray(jax.process_count())}
     for name in names:
-        state, batch, step, draw = compiled(method_class(name).tiny(), **json.loads(mesh))
+        state, _, batch, step, draw = compiled(method_class(name).tiny(), **json.loads(mesh))
         for number in range(STEPS):
             drawn = draw(state, batch)
             found |= {f"{name}/drawn/{number}/{path}": np.asarray(x) for path, x in flat(drawn).items()}
