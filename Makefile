@@ -2,6 +2,7 @@
 # make test         lint, types, import rules and the test suite (INTEROP=1: also the comparisons with torch)
 # make test-slow    the tests that take long
 # make reliability  every fault that is tried, and the table of docs/reliability.md (hours; MIM_JAX_SOAK_MINUTES=60)
+# make docs         build the documentation into site/, and check its links
 # make lint         lint, types and import rules alone
 # make format       put the code into the house's format
 # make constraints  resolve the newest versions anew, with the hashes of their files, into constraints/
@@ -27,10 +28,10 @@ tag = $(1) -c 'import sys; print("py%d%d" % sys.version_info[:2])'
 install = $(BIN)/pip install --quiet --no-deps --no-build-isolation --require-hashes --only-binary :all: --no-binary promise
 here = constraints/$$($(call tag,$(BIN)/python))
 
-.PHONY: quickstart test test-slow reliability lint format constraints audit clean
+.PHONY: quickstart test test-slow reliability docs lint format constraints audit clean
 
 quickstart: $(VENV)/.installed
-	@$(BIN)/python tools/quickstart.py
+	@$(BIN)/mim-jax quickstart
 
 test: lint $(if $(INTEROP),$(VENV)/.interop)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not slow"
@@ -52,6 +53,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/.installed: pyproject.toml $(wildcard constraints/*.txt)
 	@case "$$($(call tag,$(PYTHON)))" in \
 	  py311|py312) ;; \
@@ -68,6 +72,11 @@ $(VENV)/.installed: pyproject.toml $(wildcard constraints/*.txt)
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "installing the tools for tests and lint"
 	@$(install) --requirement $(here)-dev.txt
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@echo "installing the tools for the documentation"
+	@$(install) --requirement $(here)-docs.txt
 	@touch $@
 
 # Optional by nature: without torch the comparisons with it are skipped, and say so. A build of torch for CPUs is a
@@ -93,5 +102,5 @@ audit: $(VENV)/.tools
 	 done
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

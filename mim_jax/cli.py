@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mim_jax import __version__
 from mim_jax.commands import (
+    completion,
     config,
     data,
     data_convert,
@@ -21,6 +22,11 @@ from mim_jax.commands import (
     export_backbone,
     import_weights,
     plan,
+    quickstart,
+    report,
+    reproduce,
+    results,
+    serve,
     show,
     train,
     verify,
@@ -28,17 +34,22 @@ from mim_jax.commands import (
 from mim_jax.commands.base import Command, UsageError, parse
 from mim_jax.errors import MimError, nearest
 
-ALL = (
+ALL: tuple[Command, ...] = (
     train.COMMAND,
     plan.COMMAND,
     evaluate.COMMAND,
     show.COMMAND,
+    report.COMMAND,
+    serve.COMMAND,
+    results.COMMAND,
+    reproduce.COMMAND,
     data.STATS,
     data.SHOW,
     data.BENCH,
     data_convert.CONVERT,
     data_convert.TFDS,
     data_noise.NOISE,
+    config.LIST,
     config.SHOW,
     config.CHECK,
     config.DIFF,
@@ -48,6 +59,8 @@ ALL = (
     export_backbone.COMMAND,
     doctor.COMMAND,
     doctor.NAN,
+    quickstart.COMMAND,
+    completion.command(lambda: ALL),
 )
 COMMANDS = {command.name: command for command in ALL}
 

@@ -1,12 +1,12 @@
 """Configs: load a file, override, check, save, compare.
 
 A config is named by a spec, `configs/mae/cifar10.py:epochs=100,variant=S/4`: the file defines `get_config(arg)`, and
-what follows the colon is its argument. A saved `config.json`, or a run directory that holds one, is a spec too.
+what follows the colon is its argument. `mae/cifar10` is short for such a file, of the working directory or of the
+package (`mim_jax.shipped`). A saved `config.json`, or a run directory that holds one, is a spec too.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import json
@@ -20,7 +20,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mim_jax import recipes
+from mim_jax import recipes, shipped
 from mim_jax.config_check import OPEN, check, flat
 from mim_jax.config_values import literal, nearest_key, parse
 from mim_jax.errors import ConfigError, MimError, nearest
@@ -74,7 +74,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
             raise ConfigError(f"{path} takes no argument ('{arg}'): it is a saved config; use --config.key=value")
         config = load_json(os.path.join(path, "config.json") if os.path.isdir(path) else path)
     else:
-        config = _run_file(path, arg or None)
+        config = _run_file(shipped.find_config(path), arg or None)
     config = override(config, overrides)
     config.lock()
     return config
@@ -82,7 +82,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def _run_file(path: str, arg: str | None) -> ConfigDict:
     if not os.path.isfile(path):
-        raise ConfigError(f"there is no config file {path}{_nearest_file(path)}")
+        raise ConfigError(f"there is no config file {path}{shipped.nearest_config(path)}")
     name = f"mim_jax_config_{Path(path).stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     if module_spec is None or not path.endswith(".py"):
@@ -114,17 +114,6 @@ def _fault_in(path: str, error: Exception) -> str:
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     reason = " ".join(str(text).split())
     return f"{path}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {reason}"
-
-
-def _nearest_file(path: str) -> str:
-    """Names the existing config whose path is most like `path`."""
-    folder = Path(path).parent
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    folder = Path("configs") if folder == Path(".") else folder
-    found = sorted(str(p) for p in folder.rglob("*.py") if p.name != "__init__.py")
-    close = difflib.get_close_matches(path, found, n=1, cutoff=0.0)
-    return f"; the nearest is {close[0]}" if close else ""
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     found = stages(config, workdir)
     for number, (name, stage) in enumerate(found.items(), 1):
         folder, which = bucket.join(workdir, name), f"stage {number} of {len(found)}, {name}"
-        if _is_done(stage, folder):
+        if is_done(stage, folder):
             say(f"{which}: done already, in {folder}")
             continue
         say(f"{which}: {folder}")
@@ -104,8 +104,10 @@ def _put(config: ConfigDict, key: str, value: str) -> None:
     config[last] = value
 
 
-def _is_done(config: ConfigDict, where: str | Path) -> bool:
-    """Whether the run in `where` is this one and has taken all its steps."""
+def is_done(config: ConfigDict, where: str | Path) -> bool:
+    """Whether the run in `where`, or every stage of a pipeline there, is this one and has taken all its steps."""
+    if is_pipeline(config):
+        return all(is_done(stage, bucket.join(where, name)) for name, stage in stages(config, where).items())
     try:
         folder = bucket.local_folder(where)
         steps = json.loads((folder / "resolved.json").read_text())["steps"]["total"]

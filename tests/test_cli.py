@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from mim_jax import cli, recipes
 from mim_jax.commands.base import parse
 from mim_jax.doctor import Expected
 from mim_jax.errors import ConfigError
+from mim_jax.interop.compare import Row
+from mim_jax.interop.verify import Report
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "numpy", "PIL", "sklearn", "matplotlib", "ml_collections")
 
@@ -206,7 +209,18 @@ def test_show(library):
 def test_verify(library, passed):
     verify = library("mim_jax.interop.verify.verify_paths", return_value=passed)
     assert cli.main(["verify", "a", "b"]) == (0 if passed else 1)
-    verify.assert_called_once_with(["a", "b"], details=None)
+    verify.assert_called_once_with(["a", "b"], details=None, reports=[])
+
+
+def test_verify_writes_what_every_case_came_to(library, tmp_path, capsys):
+    rows = (Row("loss", True, 2e-6, 1e-5), Row("mask", True))
+    found = Report("x", rows)
+    library("mim_jax.interop.verify.verify_paths", side_effect=lambda *_, reports, **__: reports.append(found))
+    assert cli.main(["verify", "a", "--json", str(tmp_path / "found.json")]) == 1
+    (record,) = json.loads((tmp_path / "found.json").read_text())
+    assert record == {"case": "x", "passed": True, "largest_difference": 2e-6, "nearest": pytest.approx(0.2)}
+    assert cli.main(["verify", "a", "--json", str(tmp_path / "no" / "found.json")]) == 2
+    assert "found.json cannot be written" in capsys.readouterr().err
 
 
 def test_data_stats(library):

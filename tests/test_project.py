@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def pyproject(root):
     return tomllib.loads((root / "pyproject.toml").read_text())
 
 
-PARTS = ("", "-dev", "-interop", "-torch")
+PARTS = ("", "-dev", "-docs", "-interop", "-torch")
 
 
 def pins(root, name: str) -> dict[str, str]:
@@ -77,7 +78,9 @@ def test_locks_name_no_place_and_know_every_file_by_its_hash(root, name):
 @pytest.mark.parametrize("python", PINS)
 def test_parts_of_a_lock_do_not_contradict_each_other(root, python):
     parts = [pins(root, python + part) for part in PARTS]
-    assert sum(map(len, parts)) == len({name for part in parts for name in part})
+    for one, other in itertools.combinations(parts, 2):
+        assert all(other.get(name, version) == version for name, version in one.items())
+    assert not set(parts[0]) & {name for part in parts[1:] for name in part}
     assert pins(root, "torch-cpu")["torch"].partition("+")[0] == parts[-1]["torch"]
 
 

@@ -73,7 +73,7 @@ def lock(project: dict, python: str, build: Blocks, keep: bool) -> None:
     """The files of one Python. keep: the versions that are locked now, where they still serve."""
     tag = f"py{python.replace('.', '')}"
     extras = project["project"]["optional-dependencies"]
-    parts = ("", "-dev", "-interop", "-torch")
+    parts = ("", "-dev", "-docs", "-interop", "-torch")
     pins: Blocks = {}
     for part in parts if keep else ():
         pins |= read(tag + part)
@@ -85,9 +85,12 @@ def lock(project: dict, python: str, build: Blocks, keep: bool) -> None:
     write(tag, f"What mim_jax needs on Python {python}.", base)
     write(f"{tag}-dev", "What the tests, the linters and data.decode = fast need besides.", _less(every, base))
 
-    other = resolve(list(_INTEROP), python, fixed)
+    docs = resolve(extras["docs"], python, fixed)
+    write(f"{tag}-docs", "What builds the documentation besides.", _less(docs, every | build))
+
+    other = resolve(list(_INTEROP), python, fixed | docs)
     alone = resolve(list(_ALONE), python, fixed, "--no-deps")
-    there = _less(other, every | build)
+    there = _less(other, every | build)  # and not less docs: each is installed without the other
     torch = {name: block for name, block in there.items() if _TORCH.match(name)}
     write(
         f"{tag}-interop",

@@ -45,7 +45,7 @@ def parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: an unknown flag (the nearest valid one is named), or a missing or wrong value.
     """
-    parser = _parser(command)
+    parser = parser_of(command)
     argv, overrides = _split_overrides(argv) if command.overrides else (list(argv), [])
     _refuse_unknown_flags(parser, command, argv)
     args = parser.parse_args(argv)
@@ -53,7 +53,8 @@ def parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _parser(command: Command) -> Parser:
+def parser_of(command: Command) -> Parser:
+    """The parser of one command, without the overrides, which are no flags of its own."""
     examples = "\n".join(f"  mim-jax {line}" for line in command.examples)
     note = "\n\nAny value of the config can be set: --config.KEY=VALUE" if command.overrides else ""
     parser = Parser(
@@ -103,4 +104,11 @@ def step(text: str) -> int | str:
         return text
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"'{text}' is not a step: give its number, or best")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from mim_jax.commands.base import Command
+from mim_jax.commands.base import Command, positive
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +24,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measure", nargs="?", type=positive, const=3, default=0, metavar="STEPS", help="take a few "
                         "steps here and say how far the formula is off (default: 3)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
 
 
 def share(text: str) -> float:

@@ -41,14 +41,27 @@ class Report:
         """The largest difference of all that was measured by a tolerance."""
         return max((row.error for row in self.rows if row.error is not None), default=0.0)
 
+    def record(self) -> dict[str, Any]:
+        """The report as data. nearest: the largest difference as a share of what it may be."""
+        measured = [row for row in self.rows if row.error is not None and row.tolerance > 0]
+        nearest = max((row.error / row.tolerance for row in measured if row.error is not None), default=0.0)
+        return {"case": self.title, "passed": self.ok, "largest_difference": self.worst, "nearest": nearest}
 
-def verify_paths(paths: Sequence[str | Path], *, details: bool | None = None, console: Console | None = None) -> bool:
+
+def verify_paths(
+    paths: Sequence[str | Path],
+    *,
+    details: bool | None = None,
+    console: Console | None = None,
+    reports: list[Report] | None = None,
+) -> bool:
     """Verifies everything under `paths`, prints a table for each case, and says whether all passed.
 
     A path is a case, a reference file such as lr_schedule.json, or a folder that holds some at any depth. A case that
     cannot be read or mapped is a failure with its sentence; the others are run all the same.
 
     details: one line for every parameter (default: where only one case is verified).
+    reports: receives what every case came to that could be run.
     """
     console = console or default_console()
     results: list[tuple[str, bool, str]] = []
@@ -67,6 +80,8 @@ def verify_paths(paths: Sequence[str | Path], *, details: bool | None = None, co
             results.append((_short(path), False, "not run"))
             print_refusal(console, error)
             continue
+        if reports is not None:
+            reports.append(report)
         print_rows(console, report.title, report.rows, report.footnotes, details)
         failed = [row.name for row in report.rows if not row.ok]
         remark = f"outside tolerance: {', '.join(failed)}" if failed else f"largest difference {report.worst:.1e}"

@@ -1,157 +1,164 @@
-"""The page of a run: index.html in its directory, readable without a server and without a network."""
+"""The page of a run: one HTML file that says what the run's folder holds, and needs nothing else to be read."""
 
 from __future__ import annotations
 
-import base64
-import json
+import datetime
+import errno
 import os
 import shlex
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from mim_jax import config as configs
+from mim_jax import __version__
 from mim_jax.errors import CheckpointError
-from mim_jax.report import html, metrics, plots
-from mim_jax.wording import BASELINES, metric_title, metric_value
+from mim_jax.report import embed, happened, html, metrics, panels, plots, results_table, settings, slider
+from mim_jax.report.run_files import RunFiles
 
-EARLIER = 6  # earlier pictures that the page offers beside the newest
+FILE = "index.html"
+MACHINE = ("devices", "versions", "git revision", "peak FLOP/s", "memory of the compiled step")  # of resolved.json
 
 
-def write_page(run_dir: str | os.PathLike[str]) -> Path:
-    """Writes index.html from what the run directory holds now; parts that are not there yet are left out.
+def write_page(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] = "") -> Path:
+    """Writes the page from what the run directory holds now; parts that are not there yet are left out.
 
-    Curves are part of the page, pictures are linked from pictures/, so the directory can be moved as a whole.
+    out: the file to write, by default index.html in the run. It can be moved anywhere by itself.
 
     Raises:
-        CheckpointError: no run in that directory, or a file in it that cannot be read.
+        CheckpointError: no run in that directory, a file in it that cannot be read, or a page that cannot be written;
+            a page from before is left as it is.
     """
     folder = Path(run_dir)
-    if not (folder / "config.json").exists():
-        raise CheckpointError(f"{folder} is no run: it has no config.json")
-    config = configs.load_json(folder / "config.json")
-    resolved, results = _json(folder / "resolved.json", {}), _json(folder / "eval.json", [])
-    series = metrics.read(folder)
-    name = folder.resolve().name
-    title = f"{config.method.get('name', 'run')} · {name}"
-    body = [
-        f"<header>\n<h1>{html.escape(title)}</h1>\n<p>{html.escape(_subtitle(config))}</p>\n</header>\n<main>",
-        html.facts(_summary(series, resolved)),
-        html.section("What the encoder is worth", _evaluation(results)),
-        html.section("Pictures", *_pictures(folder)),
-        html.section("Curves", _curves(series)),
-        html.section("Run it again", html.commands(_again(folder, results))),
-        html.section("What the config came to", html.table((), list(_flat(resolved)))),
-        html.section("Config", html.details("every setting", html.table((), list(configs.flat(config).items())))),
-        "</main>",
-    ]
-    path = folder / "index.html"
-    temporary = path.with_name(f".index.html.{os.getpid()}.tmp")
-    temporary.write_text(html.document(title, body), encoding="utf-8")
-    os.replace(temporary, path)
+    return write(out or folder / FILE, page(RunFiles.of(folder)))
+
+
+def write(path: str | os.PathLike[str], text: str) -> Path:
+    """Writes a page whole or not at all.
+
+    Raises:
+        CheckpointError: names the page, why it cannot be written, and the mend.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "make room there" if full else "name a file that can be written with --out"
+        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); {mend}") from error
+    finally:
+        _forget(temporary)
     return path
 
 
-def _json(path: Path, absent: Any) -> Any:
-    if not path.exists():
-        return absent
+def _forget(path: Path) -> None:
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}); move it away or mend it, then write the page again"
-        ) from error
+        path.unlink(missing_ok=True)
+    except OSError:  # its folder cannot be written, so it was never made
+        return
 
 
-def _subtitle(config: Any) -> str:
-    view = next(iter(config.data.views.values()))
-    size = " x ".join(str(side) for side in view["size"])
-    return (
-        f"Pretrained on {config.data.source} at {size} pixels, "
-        f"{config.training.epochs:g} epochs of batches of {config.training.batch_size}, seed {config.seed}"
+def page(run: RunFiles, *, top: str = "", **live: Any) -> str:
+    """The page as text. top: a line of HTML above it all; live: `stamp` and `every` of `html.document`.
+
+    Raises:
+        CheckpointError, ConfigError: a file of the run that cannot be read, by name.
+    """
+    title = f"{run.method} · {run.name}"
+    sections = {
+        "Summary": html.facts(summary(run)),
+        "Reconstructions": slider.part(run),
+        "Curves": _curves(run),
+        "Results": results_table.part(run.results),
+        "Analysis": results_table.analysis(run),
+        "Config": settings.part(run),
+        "Events": happened.part(run),
+        "Environment": _table(flat({k: v for k, v in run.resolved.items() if k in MACHINE})),
+        "What the config came to": _table(flat({k: v for k, v in run.resolved.items() if k not in MACHINE})),
+        "Run it again": html.commands(_again(run)),
+    }
+    return html.document(
+        title, [html.header(title, top, html.escape(_subtitle(run.config))), html.main(sections), footer()], **live
     )
 
 
-def _summary(series: metrics.Series, resolved: Mapping[str, Any]) -> dict[str, str]:
+def footer() -> str:
+    now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
+    return f"<footer>\n<p>written by mim-jax {html.escape(__version__)}, {now} UTC</p>\n</footer>"
+
+
+def summary(run: RunFiles) -> dict[str, str]:
     """The handful of numbers that one asks for first."""
+    series, found = run.series, {}
+    step, total = metrics.newest_step(series), run.total_steps
+    if step is not None:
+        found["steps"] = f"{step:,}" + (f" of {total:,}" if total else "")
     wanted = {
+        "epoch": ("epochs", "{:.4g}"),
         "loss": ("training loss", "{:.4f}"),
         "val_loss": ("held-out loss", "{:.4f}"),
         "knn": ("kNN top-1", "{:.1%}"),
+        "images_per_sec": ("images/s", "{:,.0f}"),
     }
-    found = {}
-    if series.get("loss"):
-        step, total = series["loss"][-1][0], resolved.get("steps", {}).get("total")
-        found["steps"] = f"{step:,}" + (f" of {total:,}" if total else "")
     for name, (label, form) in wanted.items():
         value = metrics.last(series, name)
         if value is not None:
             found[label] = form.format(value)
+    for name, points in panels.over_time(run.results).items():
+        found[name] = f"{points[-1][1]:.1%}"
+    parameters = run.resolved.get("parameters")
+    if isinstance(parameters, Mapping) and metrics.is_number(parameters.get("total")):
+        found["parameters"] = f"{parameters['total']:,}"
     return found
 
 
-def _evaluation(results: list[dict[str, Any]]) -> str:
-    """All results, newest first: the pretrained encoder's number beside its baselines'."""
-    others = list(dict.fromkeys(name for entry in results for name in entry.get("baselines", {})))
-    headings = ["protocol", "metric", "pretrained", *(BASELINES.get(name, name) for name in others)]
-    headings += ["images", "step", "when (UTC)"]
-    rows = []
-    for entry in sorted(results, key=lambda entry: entry["time"], reverse=True):
-        checkpoint, counts = entry["checkpoint"], entry["counts"]
-        for metric, value in entry["metrics"].items():
-            shown = partial(metric_value, unit=entry.get("units", {}).get(metric, ""))
-            beside = [shown(entry["baselines"].get(name, {}).get(metric)) for name in others]
-            row = [f"{entry['protocol']} ({entry['feature']})", metric_title(metric), shown(value), *beside]
-            row += [f"{counts.get('train', '–')} / {counts.get('eval', '–')}", checkpoint["step"]]
-            rows.append([*row, entry["time"].replace("T", " ").removesuffix("+00:00")])
-    numbers = range(2, 3 + len(others))
-    note = "<p>Shares in %; images: to learn from / held out.</p>" if rows else ""
-    return html.table(headings, rows, numbers=numbers, first=2) + note
-
-
-def _pictures(folder: Path) -> Iterator[str]:
-    """The newest picture, and a few earlier ones, evenly spread, on demand."""
-    during = sorted((folder / "pictures").glob("step_*.png"))
-    shown = sorted((folder / "pictures").glob("show*.png"), key=lambda path: path.stat().st_mtime)
-    newest = (shown or during)[-1:]
-    for path in newest:
-        yield _picture(path, "")
-    rest = [path for path in during if path not in newest]
-    if rest:
-        chosen = sorted({rest[round(i * (len(rest) - 1) / max(EARLIER - 1, 1))] for i in range(EARLIER)})
-        yield html.details("during training", "\n".join(_picture(path, path.stem.replace("_", " ")) for path in chosen))
-
-
-def _picture(path: Path, caption: str) -> str:
-    alt = "grid of images: what went in, what was hidden, what was predicted and the error, one row per image"
-    return html.figure(f"pictures/{quote(path.name)}", alt, caption)
-
-
-def _curves(series: metrics.Series) -> str:
+def figures(found: Iterable[tuple[plots.Panel, str]]) -> str:
     """One picture per panel, so that they stand below each other on a narrow screen."""
-    figures = []
-    for panel in plots.present(series):
-        title, lines = panel
-        data = base64.b64encode(plots.svg(series, [panel]).encode()).decode()
-        newest = ", ".join(f"{label or title} {metrics.last(series, name):.4g}" for name, label in lines)
-        figures.append(html.figure(f"data:image/svg+xml;base64,{data}", f"{title} over the steps; newest: {newest}"))
-    return html.row(figures)
+    drawn = [html.figure(embed.svg(plots.svg(panel)), f"{panel.title}, by step; {words}") for panel, words in found]
+    return html.row(drawn)
 
 
-def _again(folder: Path, results: list[dict[str, Any]]) -> list[str]:
-    """Commands that give this run, its results and its pictures again."""
-    here = shlex.quote(str(folder))
-    train = (
-        f"mim-jax train --config {shlex.quote(str(folder / 'config.json'))} --workdir {shlex.quote(f'{folder}-again')}"
+def _curves(run: RunFiles) -> str:
+    marks = happened.marks(run)
+    groups = panels.of_run(run.series, run.results, marks)
+    dotted = html.note("Dotted lines: events, told below.") if marks and "learning" in groups else ""
+    return "\n".join(html.heading(name, figures(found)) for name, found in groups.items()) + dotted
+
+
+def _subtitle(config: Any) -> str:
+    data, training = config.data, config.training
+    views = [view.get("size", ()) for view in data.views.values() if isinstance(view, Mapping) or hasattr(view, "get")]
+    size = " x ".join(map(str, views[0])) if views and isinstance(views[0], Sequence) else "?"
+    return (
+        f"Pretrained on {data.source} at {size} pixels: {settings.shown(training.epochs)} epochs of batches of "
+        f"{training.batch_size}, seed {config.seed}"
     )
-    return [train, *dict.fromkeys(entry["command"] for entry in results), f"mim-jax show {here}"]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _table(rows: Iterable[tuple[str, Any]]) -> str:
+    return html.table(("", ""), [(key, fact(value)) for key, value in rows], keys=(0,), name="facts")
+
+
+def fact(value: Any) -> str:
+    """A number with its thousands apart or with four digits, anything else as it is."""
+    if not metrics.is_number(value):
+        return settings.shown(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _again(run: RunFiles) -> list[str]:
+    """Commands that give this run, its results and its pictures again."""
+    here, again = shlex.quote(run.address), shlex.quote(f"{run.address}-again")
+    train = f"mim-jax train --config {shlex.quote(f'{run.address}/config.json')} --workdir {again}"
+    results = dict.fromkeys(str(entry["command"]) for entry in run.results if entry.get("command"))
+    return [train, *results, f"mim-jax show {here}", f"mim-jax report {here}"]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(names joined by a dot, value) of nested facts."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key} · ")
+            yield from flat(value, f"{prefix}{key} · ")
         else:
             yield f"{prefix}{key}", value

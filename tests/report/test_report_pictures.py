@@ -110,7 +110,7 @@ def test_a_picture_is_written_whole_in_a_new_folder(tmp_path):
 
 
 def test_home_directory_is_left_alone(tmp_path, root):
-    code = "from mim_jax.report.plots import PANELS, svg; svg({'lr': [(1, 2.0)], 'knn': [(1, 1.0)]}, PANELS[1:])"
+    code = "from mim_jax.report.plots import Line, Panel, svg; svg(Panel('loss', (Line('training', [(1, 2.0)]),)))"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPLCONFIG", "XDG_"))}
     environment |= {"HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=root)

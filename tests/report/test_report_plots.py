@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from mim_jax.errors import CheckpointError
-from mim_jax.report import metrics, plots
+from mim_jax.report import metrics, panels, plots
 
 LINES = [
     {"step": 2, "loss": 0.9, "lr": 1e-4, "epoch": 1.0},
@@ -38,31 +37,100 @@ def test_series_are_ordered_and_finite(run):
 
 def test_nothing_logged_yet(tmp_path):
     assert metrics.read(tmp_path) == {}
-    with pytest.raises(CheckpointError, match="holds no loss yet"):
-        plots.write_curves(tmp_path)
+    assert panels.of_run({}, []) == {} and metrics.newest_step({}) is None
 
 
 def test_panels_hold_the_points(run):
-    series = metrics.read(run)
-    figure = plots.curves(series, plots.present(series))
-    axes = {panel.get_title(): panel for panel in figure.axes}
-    assert list(axes) == ["loss", "kNN top-1 (%)", "learning rate"]
-    training, held_out = axes["loss"].get_lines()
+    found = dict((panel.title, panel) for panel, _ in panels.of_run(metrics.read(run), [])["learning"])
+    assert list(found) == ["loss", "what the encoder is worth (%)"]
+    axes = plots.draw(found["loss"]).axes[0]
+    training, held_out = axes.get_lines()
     np.testing.assert_allclose(training.get_xydata(), [[1, 1.0], [2, 0.8]])
     np.testing.assert_allclose(held_out.get_xydata(), [[3, 0.7]])
-    np.testing.assert_allclose(axes["kNN top-1 (%)"].get_lines()[0].get_xydata(), [[3, 50.0]])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "held out"]
+    axes = plots.draw(found["what the encoder is worth (%)"]).axes[0]
+    np.testing.assert_allclose(axes.get_lines()[0].get_xydata(), [[3, 50.0]])
 
 
 def test_a_single_point_is_visible(run):
-    series = metrics.read(run)
-    axes = plots.curves(series, plots.present(series)).axes
-    lines = {panel.get_title(): panel.get_lines() for panel in axes}
-    assert lines["kNN top-1 (%)"][0].get_marker() == "o" and lines["loss"][1].get_marker() == "o"
+    for panel, _ in panels.of_run(metrics.read(run), [])["learning"]:
+        assert plots.draw(panel).axes[0].get_lines()[-1].get_marker() == "o"
 
 
-def test_files_are_written_and_the_same_each_time(run):
-    first, picture = plots.write_curves(run)
-    text = first.read_text()
-    assert text.startswith("<?xml") and Image.open(picture).width > 400
-    plots.write_curves(run)
-    assert first.read_text() == text
+def test_what_a_method_logs_has_panels_of_its_own():
+    series = {
+        "loss": [(1, 3.0), (2, 2.0)], "all": [(1, 3.0), (2, 2.0)], "cls": [(1, 2.0), (2, 1.0)], "val_cls": [(2, 1.5)],
+        "patch_error": [(1, 1.0), (2, 1.0)], "grad_norm": [(1, 100.0), (2, 0.5)], "weight_decay": [(1, 0.0)],
+        "epoch": [(1, 0.5), (2, 1.0)], "skipped": [(1, 0.0)], "images_per_sec": [(1, 10.0)], "data_wait": [(2, 0.25)],
+    }  # fmt: skip
+    groups = panels.of_run(series, [])
+    titles = {name: [panel.title for panel, _ in found] for name, found in groups.items()}
+    assert titles == {
+        "learning": ["loss", "cls", "patch error"],
+        "optimizer": ["gradient norm"],
+        "machine": ["throughput (images/s)", "waiting for data (% of the time)"],
+    }
+    (loss, _), (cls, words), _ = groups["learning"]
+    assert loss.lines[0].label == "training (= all)"
+    assert words == "newest: training 1, held out 1.5" and len(cls.lines) == 2
+    assert plots.draw(groups["optimizer"][0][0]).axes[0].get_yscale() == "log"
+    assert groups["machine"][1][0].lines[0].points == [(2, 25.0)]
+
+
+def test_results_are_drawn_over_the_steps():
+    def entry(step, value, protocol="linear", time="1", **more):
+        return {"protocol": protocol, "metrics": {"top1": value}, "checkpoint": {"step": step}, "time": time} | more
+
+    entries = [entry(4, 0.5), entry(2, 0.25), entry(4, 0.75, time="2"), entry("x", 0.1), {"protocol": "old"}]
+    entries.append(entry(4, 17.0, protocol="analysis", units={"top1": "px"}))
+    assert panels.over_time(entries) == {"linear, top-1": [(2, 0.25), (4, 0.75)]}
+    (panel, words) = panels.of_run({}, entries)["learning"][0]
+    assert panel.lines[0].points == [(2, 25.0), (4, 75.0)] and words == "newest: linear, top-1 75"
+
+
+def test_steps_are_placed_in_their_epochs():
+    series = {"epoch": [(10, 1.0), (20, 3.0)]}
+    assert [metrics.epoch_of(series, step) for step in (5, 10, 15, 20, 30)] == [0.5, 1.0, 2.0, 3.0, 5.0]
+    assert metrics.epoch_of({}, 7) == 7 and metrics.epoch_of({"epoch": [(4, 1.0)]}, 2) == 0.5
+
+
+def test_long_curves_keep_their_peaks():
+    values = np.random.default_rng(0).normal(size=50_000)
+    values[31_234], values[777] = 99.0, -99.0
+    thin = metrics.thin(list(enumerate(values.tolist())))
+    assert len(thin) <= metrics.MOST and thin == sorted(thin)
+    assert (31_234, 99.0) in thin and (777, -99.0) in thin and thin[0][0] == 0 and thin[-1][0] == 49_999
+    assert metrics.thin([(1, 2.0)]) == [(1, 2.0)]
+
+
+HOSTILE = ("$\\frac{", "_hidden", "</svg><script>alert(1)</script>", "\u6f22\u5b57", "a\nb\x00", "&quot;")
+
+
+def test_names_are_drawn_as_they_are():
+    lines = tuple(plots.Line(name, [(1, 1.0), (2, 2.0)], number) for number, name in enumerate(HOSTILE))
+    text = plots.svg(plots.Panel(HOSTILE[0], lines))
+    words = "".join(xml.etree.ElementTree.fromstring(text).itertext())
+    assert all(name in words for name in (*HOSTILE[:4], HOSTILE[5]))
+    assert "script" not in {element.tag for element in xml.etree.ElementTree.fromstring(text).iter()}
+
+
+def test_curves_are_the_same_each_time_and_follow_the_screen(run):
+    (panel, _), *_ = panels.of_run(metrics.read(run), [], [2])["learning"]
+    text = plots.svg(panel)
+    assert text == plots.svg(panel) and text.startswith("<?xml")
+    assert "prefers-color-scheme:dark" in text and "var(--ink)" in text and "var(--faint)" in text
+    assert plots.INK not in text and plots.FAINT not in text
+
+
+def test_colours_stand_out_on_light_and_on_dark():
+    """Graphics want a contrast of 3 to 1 (WCAG 2.2, 1.4.11)."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    for colour in plots.COLOURS:
+        assert (
+            1.05 / (luminance(colour) + 0.05) >= 3 and (luminance(colour) + 0.05) / (luminance("#1d2127") + 0.05) >= 3
+        )

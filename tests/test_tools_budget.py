@@ -1,0 +1,222 @@
+"""The tools of the same-budget tables: seeds in one program do what single runs do, and what is printed is what was run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+import same_budget  # noqa: E402
+from budget import collect, colour, figure, jobs, resident, tables, views  # noqa: E402
+from budget.systems import SYSTEMS  # noqa: E402
+from budget.vectorised import Budget, config_of, judge, train  # noqa: E402
+
+from mim_jax import config as configs  # noqa: E402
+from mim_jax.data import effects  # noqa: E402
+from mim_jax.data.jitter import Change  # noqa: E402
+from mim_jax.data.views import View  # noqa: E402
+from mim_jax.pretrain import check_all  # noqa: E402
+from mim_jax.training.runs import load_run  # noqa: E402
+
+TINY = ("model.width=16", "model.depth=1", "model.heads=2", "training.batch_size=16", "training.precision=fp32")
+TINY += ("method.decoder_width=16", "method.decoder_depth=1", "method.decoder_heads=2", "optimizer.warmup_epochs=0.5")
+PICTURES = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
+
+
+def made(root, seeds=(0, 1), name="mae", changes=TINY):
+    config = configs.load(str(root / "configs" / name / "cifar10.py") + ":epochs=1.5", changes)
+    return resident.prepare(config, check_all(config), PICTURES, seeds)
+
+
+def no_teachers(shapes):
+    return {}
+
+
+def close(one, other, tolerance=2e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), one, other)
+
+
+def test_a_seed_among_others_computes_what_the_ordinary_step_computes(root):
+    run = made(root)
+    states, frozen = resident.begin(run, no_teachers)
+    steps = [views.batch(run.views, jax.random.key(n), run.images[16 * n : 16 * n + 16]) for n in range(3)]
+    together, together_step = states, jax.jit(resident.step_of(run))
+    for batch in steps:
+        both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), batch)
+        together, scalars = together_step(together, frozen, both, run.keys)
+    for place in range(2):
+        alone = jax.tree.map(lambda leaf, i=place: leaf[i], states)
+        for batch in steps:
+            alone, single = run.program.step(alone, frozen, batch, run.keys[place])
+        close(jax.tree.map(lambda leaf, i=place: leaf[i], together.params), alone.params)
+        np.testing.assert_allclose(scalars["loss"][place], single["loss"], rtol=1e-5)
+    assert not np.allclose(scalars["loss"][0], scalars["loss"][1])
+
+
+def test_a_seed_is_the_same_alone_and_among_others(root):
+    def end(seeds):
+        run = made(root, seeds)
+        after = [(states, scalars) for states, scalars, _ in resident.train(run, *resident.begin(run, no_teachers))]
+        assert [len(scalars["loss"]) for _, scalars in after] == [4, 2]  # an epoch and a half
+        return after[-1][0]
+
+    both, second = end((0, 1)), end((1,))
+    assert int(both.step[0]) == 6
+    close(jax.tree.map(lambda leaf: leaf[1], both.params), jax.tree.map(lambda leaf: leaf[0], second.params))
+
+
+def test_an_epoch_shows_every_image_once(root, monkeypatch):
+    run = made(root)
+    seen = []
+    monkeypatch.setattr(resident, "make_batch", lambda views, key, images: {"image": images})
+    monkeypatch.setattr(resident, "step_of", lambda run: lambda states, frozen, batches, keys: (states, batches))
+    numbered = jnp.arange(64, dtype=jnp.uint8)[:, None]
+    data = jnp.stack([jax.random.key(0), jax.random.key(1)])
+    _, seen = resident.epoch_of(run)(jnp.zeros(2), {}, numbered, run.keys, data, 4)
+    orders = np.asarray(seen["image"])[..., 0].transpose(1, 0, 2).reshape(2, 64)
+    assert [sorted(order) for order in orders.tolist()] == [list(range(64))] * 2
+    assert not np.array_equal(orders[0], orders[1])
+
+
+def test_boxes_are_inside_and_as_large_as_the_view_says():
+    view = View("image", (32, 32), scale=(0.2, 1.0), flip=0.3)
+    top, left, h, w, flip = np.asarray(
+        jax.vmap(lambda key: views.box(view, key, 32, 32))(jax.random.split(jax.random.key(0), 4000))
+    ).T
+    assert (top >= 0).all() and (left >= 0).all() and (top + h <= 32).all() and (left + w <= 32).all()
+    assert (np.maximum(h / w, w / h) <= 4 / 3 * 1.2).all()
+    assert abs(flip.mean() - 0.3) < 0.03
+    host = [view.choose(PICTURES[0], view.draws(0, 0, i, 0)).box for i in range(1000)]
+    assert abs((h * w).mean() / np.mean([box[2] * box[3] for box in host]) - 1) < 0.03
+
+
+def test_views_that_share_a_crop_are_equal_and_several_crops_differ():
+    first = View("image", (32, 32))
+    made = views.batch(
+        (first, View("teacher", (32, 32), same_as="image")), jax.random.key(0), jnp.asarray(PICTURES[:4])
+    )
+    np.testing.assert_array_equal(made["image"], made["teacher"])
+    several = views.batch((View("local", (16, 16), count=3),), jax.random.key(0), jnp.asarray(PICTURES[:4]))["local"]
+    assert several.shape == (4, 3, 16, 16, 3) and not np.array_equal(several[:, 0], several[:, 1])
+
+
+def test_colours_are_the_hosts():
+    image = PICTURES[0]
+    x = jnp.asarray(image, jnp.float32) / 255
+    near = lambda device, host, levels: np.abs(np.asarray(device) * 255 - host.astype(float)).max() <= levels  # noqa: E731
+    assert near(colour._grey(x), effects.grayscale(image), 1.0)
+    smooth = np.asarray(jax.image.resize(jnp.asarray(PICTURES[1], jnp.float32), (32, 32, 3), "cubic")).clip(0, 255)
+    smooth = effects.blur(smooth.astype(np.uint8), 2.0)
+    assert near(colour.blur(jnp.asarray(smooth, jnp.float32) / 255, 1.5), effects.blur(smooth, 1.5), 4.0)
+    hue = Change((3,), (0.0, 0.0, 0.0, 0.1))(image.astype(np.float32) / 255)  # the host's arithmetic for floats
+    np.testing.assert_allclose(colour.shift_hue(x, jnp.float32(0.1)), hue, atol=2e-3)
+    solarizing = View("image", (32, 32), effects=effects.Effects(solarize=1.0))
+    np.testing.assert_array_equal(colour.change(solarizing, jax.random.key(0), image), effects.solarize(image))
+
+
+def test_views_that_are_not_made_here_are_refused():
+    with pytest.raises(SystemExit, match="view image: crop 'center' is not done here"):
+        views.refuse([View("image", (32, 32), crop="center")])
+    with pytest.raises(SystemExit, match="RandAugment, erasing"):
+        views.refuse([View("image", (32, 32), effects=effects.Effects(one=True))])
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_every_system_has_a_config_at_both_sizes_whose_views_are_made_here(name, tmp_path):
+    for small in (True, False):
+        config = config_of(name, Budget("x", "y", tmp_path, epochs=2.0, batch=64, small=small), 50_000)
+        views.refuse([View.from_config(view, config.data.views, 32) for view in config.data.views])
+        check_all(config)
+
+
+def test_seeds_become_ordinary_runs_and_a_table(tmp_path, capsys):
+    budget = Budget("digits:train", "digits:test", tmp_path, epochs=0.5, batch=64, seeds=2, small=True, judge=("knn",))
+    train("mae", budget)
+    run = load_run(tmp_path / "mae-seed1")
+    assert run.config.seed == 1 and run.step == 11
+    assert len((tmp_path / "mae" / "metrics.jsonl").read_text().splitlines()) == 1
+    judge("mae", budget)
+    (row,) = collect.rows(tmp_path)
+    assert row["seeds"] == [0, 1] and row["images"] == 11 * 64 and len(set(row["checkpoints"])) == 2
+    values = row["protocols"]["knn"]["values"]
+    assert len(values["pretrained"]["top1_k10"]) == 2 and len(values["untrained"]["top1_k10"]) == 1
+    capsys.readouterr()
+    train("mae", budget)
+    assert capsys.readouterr().out == "mae: trained already\n"
+    assert same_budget.main(["--out", str(tmp_path), "--figure", str(tmp_path / "figure.svg")]) == 0
+    assert "| mae | 2 | 704 |" in capsys.readouterr().out and (tmp_path / "figure.svg").stat().st_size > 5000
+
+
+def row(**changes):
+    values = {"pretrained": {"top1_k10": [0.5, 0.52], "top1_k20": [0.5, 0.5]}, "pixels": {"top1_k10": [0.39]}}
+    found = {
+        "system": "mae",
+        "seeds": [0, 1],
+        "images": 32000,
+        "flops": 2.7e12,
+        "protocols": {"knn": {"values": values}},
+    }
+    return found | changes
+
+
+def test_a_table_leaves_out_what_nobody_ran():
+    lines = tables.table([row(), row(system="beit", protocols={})]).splitlines()
+    assert lines[0] == "| system | seeds | images seen | TFLOPs | kNN k=10 | kNN k=20 |"
+    assert lines[2] == "| mae | 2 | 32,000 | 2.7 | 51.0 ± 1.4 / 39.0 | 50.0 |"
+    assert lines[3] == "| beit | 2 | 32,000 | 2.7 |  |  |"
+
+
+def test_a_figure_needs_a_result(tmp_path):
+    assert figure.draw([row(), row(flops=1e13)], tmp_path / "sub" / "a.png").exists()
+    with pytest.raises(SystemExit, match="no result to draw"):
+        figure.draw([row(protocols={})], tmp_path / "b.png")
+
+
+def test_seeds_of_different_lengths_are_not_mixed(tmp_path):
+    for name, steps in (("mae", 10), ("mae-seed1", 11)):
+        run = tmp_path / name
+        run.mkdir()
+        resolved = {"steps": {"total": steps}, "batch": {"global": 64}, "training FLOPs per image": 1.0}
+        (run / "resolved.json").write_text(json.dumps(resolved | {"parameters": {}, "devices": {}}))
+        entry = {
+            "protocol": "knn",
+            "metrics": {},
+            "baselines": {},
+            "command": "",
+            "counts": {},
+            "checkpoint": {"hash": ""},
+        }
+        (run / "eval.json").write_text(json.dumps([entry]))
+    with pytest.raises(SystemExit, match="has 11 steps of 64, another seed of it 10"):
+        collect.rows(tmp_path)
+
+
+def test_commands_of_a_seed(tmp_path):
+    plan = jobs.Plan(Path("/data"), tmp_path, seeds=2, protocols=("knn", "finetune"))
+    first, knn, finetune = jobs.commands("beit", 1, plan)
+    assert f"tokenizer={tmp_path}/tokenizer" in first[first.index("--config") + 1]
+    assert "--config.seed=1" in first and str(tmp_path / "beit-seed1") in first
+    assert "--knn" in knn and "--config.evaluation.finetune.epochs=5" in finetune
+    (tmp_path / "beit-seed1").mkdir()
+    (tmp_path / "beit-seed1" / "eval.json").write_text('[{"protocol": "knn"}]')
+    assert ["--finetune" in command for command in jobs.commands("beit", 1, plan)] == [False, True]
+
+
+def test_what_is_needed_comes_first():
+    assert jobs.in_order(["beitv2", "simmim"]) == [["mae", "simmim"], ["vqkd"], ["beitv2"]]
+    assert jobs.in_order(["beit"], has_tokenizer=True) == [["beit"]]
+
+
+def test_a_budget_of_arithmetic_buys_more_images_of_what_is_cheaper(tmp_path):
+    images = partial(jobs.images_of, plan=jobs.Plan(None, tmp_path, flops=1e13))
+    assert images("mae") * jobs.flops_per_image("mae") == pytest.approx(1e13)
+    assert images("mae") > images("simmim")
+    assert jobs.images_of("mae", jobs.Plan(None, tmp_path)) == 32_000
