@@ -24,6 +24,7 @@ from mim_jax import recipes, shipped
 from mim_jax.config_check import OPEN, check, flat
 from mim_jax.config_values import literal, nearest_key, parse
 from mim_jax.errors import ConfigError, MimError, nearest
+from mim_jax.replacing import replacing
 
 __all__ = [
     "arguments",
@@ -190,12 +191,8 @@ def to_text(config: ConfigDict) -> str:
 def save(config: ConfigDict, path: str | os.PathLike[str]) -> None:
     """Writes the config as JSON, whole or not at all."""
     text = to_json(config) + "\n"
-    temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_json(path: str | os.PathLike[str]) -> ConfigDict:
@@ -207,7 +204,7 @@ def load_json(path: str | os.PathLike[str]) -> ConfigDict:
     try:
         values = json.loads(Path(path).read_text())
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no saved config {path}") from error
+        raise ConfigError(f"there is no saved config {path}; name a config file, or the folder of a run") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as a saved config: {error}") from error
     if not isinstance(values, dict):

@@ -121,7 +121,7 @@ def _check_together(config: ConfigDict) -> None:
     if training.batch_size % training.accumulate:
         raise ConfigError(
             f"config.training.batch_size = {training.batch_size} does not divide into "
-            f"config.training.accumulate = {training.accumulate} micro-batches of equal size"
+            f"config.training.accumulate = {training.accumulate} micro-batches of equal size; make it a divisor"
         )
     for axis in MESH_AXES:
         if mesh[axis] < 1 and mesh[axis] != -1:

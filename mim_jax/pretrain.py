@@ -54,7 +54,9 @@ def check_views(config: ConfigDict, method: Method) -> None:
             raise ConfigError(f"data.views has no '{name}', which {method.name} needs; add one of {wanted[name]}")
     for name, have in given.items():
         if name not in wanted:
-            raise ConfigError(f"data.views.{name} is not used by {method.name}, whose views are {', '.join(wanted)}")
+            raise ConfigError(
+                f"data.views.{name} is not used by {method.name}, whose views are {', '.join(wanted)}; remove it"
+            )
         need = wanted[name]
         for key in ("size", "count", "normalize"):
             if getattr(have, key) != getattr(need, key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import mim_jax
 from mim_jax import config, shipped
 from mim_jax.errors import ConfigError
 
@@ -98,6 +100,11 @@ def test_the_installed_quickstart_works_from_an_empty_folder(installed, tmp_path
     workdir = tmp_path / "runs" / "quickstart-1"
     assert "Done in" in said and (workdir / "index.html").is_file() and list((workdir / "pictures").glob("show_*.png"))
     assert {found["protocol"] for found in json.loads((workdir / "eval.json").read_text())} == {"knn", "linear"}
+
+
+def test_the_version_is_told_the_same_everywhere(root):
+    assert re.search(rf"^version: {re.escape(mim_jax.__version__)}$", (root / "CITATION.cff").read_text(), re.MULTILINE)
+    assert f"\n## {mim_jax.__version__}" in (root / "CHANGELOG.md").read_text()
 
 
 # ---- the finder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch  # noqa: E402
+
+from mim_jax.replacing import replacing
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "frame.svg"
 BLUE, GREY = "#4c6ef5", "#868e96"  # readable on white and on black: the background is transparent
@@ -65,7 +66,6 @@ def draw() -> bytes:
 
 
 if __name__ == "__main__":
-    temporary = OUT.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(draw())
-    os.replace(temporary, OUT)
+    with replacing(OUT) as temporary:
+        temporary.write_bytes(draw())
     print(OUT)

@@ -11,6 +11,7 @@ from mim_jax import recipes
 from mim_jax.config import arguments
 from mim_jax.errors import ConfigError
 from mim_jax.models.vit_config import variant
+from mim_jax.recipes import self_distillation as family
 
 PRETRAIN = {
     "S": {"epochs": 800.0, "lr": 5e-4, "train_gain": True},
@@ -65,62 +66,22 @@ def get_config(arg=None):
         "mask_start_epoch": 0,
         "local_crops": args.local_crops,
         "local_size": (96, 96),
-        "head": {
-            "outputs": 8192,
-            "patch_outputs": 8192,
-            "shared": True,
-            "teacher_shared": True,
-            "hidden": 2048,
-            "bottleneck": 256,
-            "activation": "gelu",
-            "norm": "none",
-            "train_gain": published["train_gain"],
-        },
-        "distillation": {
-            "cls_weight": 1.0,
-            "patch_weight": 1.0,
-            "student_temperature": 0.1,
-            "temperature_start": 0.04,
-            "temperature": 0.07,
-            "patch_temperature_start": 0.04,
-            "patch_temperature": 0.07,
-            "warmup_epochs": 30,
-            "center_momentum": 0.9,
-            "patch_center_momentum": 0.9,
-        },
+        "head": family.projection_head(train_gain=published["train_gain"]),
+        "distillation": family.distillation(),
         "ema_momentum": 0.996,
     }
 
     config.data.source = args.source or {"1k": "tfds:imagenet2012:train", "22k": "folder:imagenet22k"}[args.data]
     config.data.eval_source = args.eval_source
     config.data.workers = args.workers
-    colours = {
-        "color_jitter": 0.4,  # brightness and contrast
-        "color_jitter_saturation": 0.2,
-        "color_jitter_hue": 0.1,
-        "color_jitter_probability": 0.8,
-        "grayscale": 0.2,
-    }
     scale = GLOBAL_SCALE[size] if args.local_crops else (0.14, 1.0)
-    config.data.views.image = recipes.view() | colours | {"scale": scale, "blur": 1.0}
-    config.data.views.image2 = recipes.view() | colours | {"scale": scale, "blur": 0.1, "solarize": 0.2}
-    if args.local_crops:
-        small = {"scale": LOCAL_SCALE[size], "blur": 0.5, "count": args.local_crops}
-        config.data.views.local = recipes.view((96, 96)) | colours | small
+    whole = recipes.view() | family.COLOURS | {"scale": scale, "blur": 1.0}
+    small = recipes.view((96, 96)) | family.COLOURS | {"scale": LOCAL_SCALE[size], "blur": 0.5}
+    family.crops(config, whole, small, args.local_crops)
 
     config.training.epochs = args.epochs or (EPOCHS_22K[size] if args.data == "22k" else published["epochs"])
     config.training.batch_size = 1024
-    config.optimizer.lr = published["lr"]
-    config.optimizer.lr_batch = 256
-    config.optimizer.min_lr = 1e-6
-    config.optimizer.warmup_epochs = min(10.0, config.training.epochs)
-    config.optimizer.warmup_inclusive = True
-    config.optimizer.b2 = 0.999
-    config.optimizer.weight_decay = 0.04
-    config.optimizer.weight_decay_end = 0.4
-    config.optimizer.clip_norm = CLIP[size]
-    config.optimizer.clip = "per_tensor"
-    config.optimizer.freeze_epochs = 1.0
+    family.optimizer(config, published["lr"], CLIP[size])
 
     config.evaluation.knn.k = (10, 20, 100, 200)
     config.evaluation.knn.feature = "cls"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mim_jax.commands.base import Command
 from mim_jax.errors import VerifyError
+from mim_jax.replacing import replacing
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +30,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(path: Path, records: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(records, indent=1) + "\n")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(records, indent=1) + "\n")
     except OSError as error:
         raise VerifyError(
             f"{path} cannot be written ({error.strerror}); give --json a file in a folder that is there"

@@ -14,26 +14,23 @@ import numpy as np
 from mim_jax.data.sources import Record, Source, open_source
 from mim_jax.data.sources.arrayrecord import pack
 from mim_jax.errors import DataError
+from mim_jax.replacing import replacing
 
 
 def write_arrayrecord(records: Iterable[Record], path: str | os.PathLike[str]) -> int:
     """Writes records to one array_record file, and returns their number; the file appears when it is whole."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    temporary = f"{os.fspath(path)}.part"
-    # One record a group: reading record i then decompresses nothing else.
-    writer = ArrayRecordWriter(temporary, "group_size:1")
     count = 0
-    try:
-        for record in records:
-            writer.write(pack(record))
-            count += 1
-        writer.close()
-        os.replace(temporary, path)
-    except BaseException:
-        writer.close()
-        os.unlink(temporary)
-        raise
+    with replacing(path) as temporary:
+        # One record a group: reading record i then decompresses nothing else.
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        try:
+            for record in records:
+                writer.write(pack(record))
+                count += 1
+        finally:
+            writer.close()
     return count
 
 

@@ -116,7 +116,7 @@ def _to_8_bits(wide: np.ndarray) -> np.ndarray:
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
-        raise DataError(f"has {width} x {height} pixels, more than data.max_pixels = {max_pixels}")
+        raise DataError(f"has {width} x {height} pixels, more than data.max_pixels = {max_pixels}; raise it, or shrink")
 
 
 def _check_array(image: np.ndarray, channels: int, dtype: np.dtype, max_pixels: int) -> np.ndarray:
@@ -140,7 +140,7 @@ def to_channels(image: Shaped[np.ndarray, "H W C"], channels: int) -> Shaped[np.
     if have == channels:
         return image
     if have not in _MODES or channels not in _MODES:
-        raise DataError(f"has {have} channels, but data.channels is {channels}")
+        raise DataError(f"has {have} channels, but data.channels is {channels}; set it, and model.channels, to {have}")
     colour = image[..., :3]
     if channels == 1:
         return _luma(colour)

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from mim_jax.data.decode import Picture, pixels
 from mim_jax.data.kept import NO_LABEL
 from mim_jax.data.sources import Source
 from mim_jax.errors import DataError
+from mim_jax.replacing import replacing
 
 log = logging.getLogger(__name__)
 FORMAT = "mim_jax pixels 1"
@@ -104,29 +104,23 @@ def fingerprint(source: Source) -> str:
 
 
 def _write(path: str, source: Source, read: Read, header: dict[str, Any], threads: int) -> None:
-    part = f"{path}.{socket.gethostname()}.{os.getpid()}.part"
     table = np.zeros((len(source), 5), np.int64)
-    try:
-        with open(part, "wb") as file:
-            offset = HEADER + table.nbytes
-            file.seek(offset)
-            for i, found in enumerate(_all(len(source), read, threads)):
-                if found is None:
-                    table[i, 0] = ABSENT
-                    continue
-                array, label = pixels(found[0]), found[1]
-                table[i] = offset, *array.shape[:2], NO_LABEL if label is None else label, label is not None
-                file.write(np.ascontiguousarray(array).data)
-                offset += array.nbytes
-            file.seek(0)
-            file.write(json.dumps({**header, "bytes": offset}).encode().ljust(HEADER))
-            file.write(table.data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
+    with replacing(path) as part, part.open("wb") as file:
+        offset = HEADER + table.nbytes
+        file.seek(offset)
+        for i, found in enumerate(_all(len(source), read, threads)):
+            if found is None:
+                table[i, 0] = ABSENT
+                continue
+            array, label = pixels(found[0]), found[1]
+            table[i] = offset, *array.shape[:2], NO_LABEL if label is None else label, label is not None
+            file.write(np.ascontiguousarray(array).data)
+            offset += array.nbytes
+        file.seek(0)
+        file.write(json.dumps({**header, "bytes": offset}).encode().ljust(HEADER))
+        file.write(table.data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _all(count: int, read: Read, threads: int) -> Iterator[tuple[Picture, int | None] | None]:

@@ -10,13 +10,13 @@ import fnmatch
 import hashlib
 import os
 import re
-import socket
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 from mim_jax.data.retry import retried
 from mim_jax.errors import DataError
+from mim_jax.replacing import replacing
 
 SECONDS = 60  # without a byte, after which a connection is given up
 PIECE = 1 << 20
@@ -54,19 +54,14 @@ def fetch(address: str, folder: str | None = None) -> str:
     if os.path.exists(path):
         return path
     os.makedirs(folder, exist_ok=True)
-    part = f"{path}.{socket.gethostname()}.{os.getpid()}.part"
+    with replacing(path) as part:
 
-    def copy() -> None:
-        with open(part, "wb") as file:
-            for piece in _pieces(address):
-                file.write(piece)
+        def copy() -> None:
+            with open(part, "wb") as file:
+                for piece in _pieces(address):
+                    file.write(piece)
 
-    try:
         retried(copy, address)
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
     return path
 
 

@@ -22,7 +22,9 @@ def per_class(labels: Int[np.ndarray, " N"], count: int, draw: int = 0) -> Int64
     for label in np.unique(labels):
         own = order[labels[order] == label]
         if len(own) < count:
-            raise DataError(f"class {label} has {len(own)} labelled images, fewer than the {count} per class asked for")
+            raise DataError(
+                f"class {label} has {len(own)} labelled images, fewer than the {count} per class asked for; lower it"
+            )
         found.append(own[:count])
     return np.sort(np.concatenate(found))
 

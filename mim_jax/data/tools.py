@@ -21,6 +21,7 @@ from mim_jax.data.split import open_split, some
 from mim_jax.data.train import train_batches
 from mim_jax.data.views import View, look
 from mim_jax.errors import DataError
+from mim_jax.replacing import replacing
 from mim_jax.section import Section
 
 
@@ -89,9 +90,8 @@ def show(config: Section, path: str | os.PathLike[str], count: int = 8, draws: i
         rows.append([_displayable(crop) for view, made in shown for crop in (made if view.count > 1 else [made])])
     sheet = _grid(rows)
     path = os.fspath(path)
-    temporary = f"{path}.part"
-    Image.fromarray(sheet).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
     print(f"{path}: {len(rows)} images of '{settings.source}', the evaluation view and {draws} draws of each view")
     return path
 

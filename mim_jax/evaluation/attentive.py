@@ -137,7 +137,9 @@ class Attentive(Protocol):
         own = getattr(encoder.model, "heads", 1)
         heads = self.heads or (own if isinstance(own, int) else own[-1])
         if width % heads:
-            raise ConfigError(f"evaluation.attentive.heads = {heads} does not divide the width {width} of the tokens")
+            raise ConfigError(
+                f"evaluation.attentive.heads = {heads} does not divide the width {width}; choose a divisor"
+            )
         return heads
 
     def plan(self, images: int, classes: int, shards: int, together: int, heads: int) -> Plan:

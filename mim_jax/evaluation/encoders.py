@@ -50,7 +50,10 @@ def select(features: Features, name: str) -> Float[Array, "B F"]:
     if features.cls is None and (name in ("cls", "both") or name.startswith("last")):
         raise ConfigError(f"feature '{name}' was asked for, but this encoder has no cls token; use 'pooled'")
     if number > len(features.layers):
-        raise ConfigError(f"feature '{name}' was asked for, but this encoder has {len(features.layers)} blocks")
+        count = len(features.layers)
+        raise ConfigError(
+            f"feature '{name}' was asked for, but this encoder has {count} blocks; ask for one up to {count}"
+        )
     if name == "both":
         found = jnp.concatenate([features.cls, features.pooled], axis=-1)
     elif name.startswith("block"):

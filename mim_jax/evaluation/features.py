@@ -71,7 +71,7 @@ class Extractor:
                 rows.append(fetch(waiting.popleft()))
         rows.extend(fetch(found) for found in waiting)
         if not rows:
-            raise DataError("the evaluation data has no images")
+            raise DataError("the evaluation data has no images; name others by --source and --eval-source")
         joined = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
         labels, index = joined.pop("label", None), joined.pop("index")
         return FeatureSet({name: joined[name] for name in self.names}, labels, index)

@@ -78,7 +78,9 @@ class Occlusion(Protocol):
             side = self.patch or next(s for s in range(max(1, min(size) // 14), 0, -1) if not any(x % s for x in size))
             own = (side, side)
         if any(x % s for x, s in zip(size, own, strict=True)):
-            raise ConfigError(f"evaluation.occlusion.patch = {own[0]} does not divide the images of {size} pixels")
+            raise ConfigError(
+                f"evaluation.occlusion.patch = {own[0]} does not divide the images of {size} pixels; choose a divisor"
+            )
         return int(own[0]), int(own[1])
 
 
@@ -105,7 +107,8 @@ class PatchShuffle(Protocol):
         for grid in self.grids:
             if any(side % grid for side in size):
                 raise ConfigError(
-                    f"evaluation.patch_shuffle.grids: {grid} pieces a side do not divide the images of {size} pixels"
+                    f"evaluation.patch_shuffle.grids: {grid} pieces a side do not divide the images of {size} pixels; "
+                    "leave that one out"
                 )
         found = accuracies(task, [shuffled(grid, task.seed) for grid in self.grids])
         return curve_numbers(task, {"shuffled": found}, self.grids, "grids", {})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mim_jax.errors import CheckpointError
+from mim_jax.replacing import replacing
 
 FILE = "eval.json"
 
@@ -42,12 +43,8 @@ def append(run_dir: str | os.PathLike[str], entries: Sequence[Mapping[str, Any]]
     path = Path(run_dir) / FILE
     with _alone(path.parent):
         text = json.dumps([*read(run_dir), *entries], indent=2, allow_nan=False)
-        temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(text + "\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return path
 
 

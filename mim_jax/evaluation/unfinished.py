@@ -13,6 +13,7 @@ import jax
 
 from mim_jax import __version__
 from mim_jax.evaluation.protocol import Numbers, Protocol
+from mim_jax.replacing import replacing
 
 FILE = "eval/unfinished.json"
 
@@ -61,6 +62,5 @@ class Unfinished:
             self.path.unlink(missing_ok=True)
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self._done))
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text(json.dumps(self._done))

@@ -133,6 +133,12 @@ def sizes_show(arrays: Arrays, widths: Mapping[str, str], depths: Mapping[str, s
     return {key: sides[0] for key, sides in linear.items() if sides} | {k: n for k, n in layers.items() if n}
 
 
+def counters(method: Method, arrays: Arrays) -> Arrays:
+    """The count of steps that every batch norm of theirs stores beside its running mean; of ours it is unknown."""
+    means = [name for name in arrays if name.endswith(".running_mean")]
+    return {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64) for name in means}
+
+
 def classifier_method(arrays: Arrays, head: str = "head") -> dict[str, Any]:
     """The section `method` of a fine-tuned network: how many classes, pooled how."""
     pooling = "mean" if "fc_norm.weight" in arrays else "cls"

@@ -42,6 +42,18 @@ def decoder(theirs: str = "", ours: str = "decoder", head: str = "decoder_pred")
     )
 
 
+def shows(arrays: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sizes of encoder and decoder in a checkpoint of facebookresearch/mae or of a relative."""
+    widths = {f"{prefix}decoder_embed.weight": "method.decoder_width"}
+    depths = {f"{prefix}decoder_blocks.": "method.decoder_depth"}
+    return authors.vit_shows(dict(arrays), prefix) | authors.sizes_show(dict(arrays), widths, depths)
+
+
+def refusal(method: MaskedAutoencoder) -> str:
+    """What the networks of these relatives cannot be."""
+    return authors.vit_needs(method.model, {**authors.PLAIN, "positions": ("sincos",)})
+
+
 BACKBONE, NECK = "backbone.", "neck."
 TABLES = (f"{BACKBONE}pos_embed", f"{NECK}decoder_pos_embed")
 

@@ -55,8 +55,8 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Systems whose cells nobody has measured yet; their encoders are the transformers above, or have no foreign format.
 UNMEASURED = (
-    "beitv2", "colormae", "convmae", "croco", "dbot", "dbot_beit", "dmae", "dmjd", "eva02", "hpm", "localmim", "lut",
-    "maskalign", "mff", "multimae",
+    "attmask", "beitv2", "colormae", "convmae", "croco", "dbot", "dbot_beit", "dmae", "dmjd", "eva02", "hpm",
+    "localmim", "lut", "maskalign", "mff", "msn", "multimae",
 )  # fmt: skip
 PARTS = {
     "hf": ("encoder", "all", "classifier"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxtyping import Float
 
 from mim_jax.errors import ConfigError
 from mim_jax.masking.colour_noise import NoiseConfig
+from mim_jax.replacing import replacing
 
 
 def make(config: NoiseConfig, folder: str | Path) -> Path:
@@ -30,14 +30,11 @@ def make(config: NoiseConfig, folder: str | Path) -> Path:
     if path.exists():
         return path
     whole = np.asarray(jax.jit(config.bank)())
-    part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.save(file, whole)
-        part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
     return path
 

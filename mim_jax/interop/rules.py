@@ -41,6 +41,17 @@ def timm_block(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def timm_vit(theirs: str) -> tuple[Rule, ...]:
+    """A vision transformer with learned positions as timm names it, `theirs` being what its names start with."""
+    return (
+        *same(f"{theirs}cls_token", "encoder/cls_token"),
+        *same(f"{theirs}pos_embed", "encoder/pos_embed"),
+        *dense(f"{theirs}patch_embed.proj", "encoder/patch_embed/proj", PATCHES),
+        *timm_block(f"{theirs}blocks.{{i}}", "encoder/blocks_{i}"),
+        *norm(f"{theirs}norm", "encoder/norm"),
+    )
+
+
 def mmpretrain_block(theirs: str, ours: str) -> tuple[Rule, ...]:
     """The same block as mmpretrain names it."""
     return (

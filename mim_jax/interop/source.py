@@ -83,7 +83,9 @@ def _folder_arrays(folder: Path) -> dict[str, np.ndarray]:
         return read_weights(files[0])
     if files:
         raise DataError(f"{folder} holds {len(files)} weight files ({files[0].name}, ...); give one of them")
-    raise DataError(f"{folder} holds no weights: neither {USUAL[0]} nor another {', '.join(SUFFIXES)}")
+    raise DataError(
+        f"{folder} holds no weights: neither {USUAL[0]} nor another {', '.join(SUFFIXES)}; give the folder that does"
+    )
 
 
 def _sharded(index: Path) -> dict[str, np.ndarray]:
@@ -105,11 +107,14 @@ def _sharded(index: Path) -> dict[str, np.ndarray]:
 def _from_hub(name: str) -> Path:
     """The folder of a repository, fetched; only weights and JSON."""
     if not HUB_NAME.fullmatch(name):
-        raise DataError(f"{name} does not exist")
+        raise DataError(f"{name} does not exist; give a file, a folder, or OWNER/NAME of the hub")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise DataError(f"{name} does not exist here, and huggingface_hub, which could fetch it, is missing") from error
+        raise DataError(
+            f"{name} does not exist here, and huggingface_hub, which could fetch it, is missing: "
+            "pip install mim_jax[interop]"
+        ) from error
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
     except Exception as error:  # of the network, the hub, the disk

@@ -53,7 +53,8 @@ def grid_mask(batch: int, grid: tuple[int, int], stride: int = 2) -> Mask:
     """
     if grid[0] % stride or grid[1] % stride:
         raise ConfigError(
-            f"method.masking 'grid' keeps one patch per {stride} x {stride} cell, which the grid {grid} does not hold"
+            f"method.masking 'grid' keeps one patch per {stride} x {stride} cell, which the grid {grid} does not hold; "
+            "choose another masking, or an image of an even number of patches a side"
         )
     rows, columns = jnp.arange(grid[0])[:, None], jnp.arange(grid[1])[None]
     hidden = ((rows % stride != 0) | (columns % stride != 0)).reshape(1, -1)

@@ -35,7 +35,7 @@ class ColorMAE(MaskedAutoencoder):
         if self.noise.size < max(self.model.grid):
             raise ConfigError(
                 f"method.noise.size {self.noise.size} is smaller than the grid {self.model.grid} of patches that is "
-                "cut out of it"
+                "cut out of it; raise it"
             )
 
     @classmethod

@@ -1,13 +1,17 @@
-"""What the methods share that see several crops of an image (DINO, iBOT)."""
+"""What the methods share that see several crops of an image (DINO, iBOT, MSN)."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from mim_jax.errors import ConfigError
 from mim_jax.masking.mask import Mask
-from mim_jax.methods.base import Pictures, ViewShape
+from mim_jax.methods.base import Batch, Pictures, ViewShape
 from mim_jax.methods.pictures import feature_colours, id_colours, patch_pictures
 from mim_jax.models.projection_head import ProjectionHead, head_flops
 from mim_jax.models.vit import vit_flops
@@ -15,12 +19,16 @@ from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.drop_path import drop_path_noise
 from mim_jax.nn.patches import patch_grid, patchify
 
+Size = tuple[int, int]
 
-def crop_views(model: VitConfig, count: int, size: tuple[int, int]) -> dict[str, ViewShape]:
-    """Two crops of the model's size, `image` and `image2`, and `count` small ones, `local`, where there are any."""
+
+def crop_views(model: VitConfig, count: int, size: Size, more: int = 0) -> dict[str, ViewShape]:
+    """Two crops of the model's size, `image` and `image2`, and, where there are any, `count` small ones, `local`, and
+    `more` of the model's size, `more`."""
     whole = ViewShape(model.image_size, model.channels)
-    local = {"local": ViewShape(size, model.channels, count)} if count else {}
-    return {"image": whole, "image2": whole, **local}
+    further = {"more": (model.image_size, more), "local": (size, count)}
+    found = {name: ViewShape(side, model.channels, n) for name, (side, n) in further.items() if n}
+    return {"image": whole, "image2": whole, **found}
 
 
 def check_crops(model: VitConfig, count: int, size: tuple[int, int]) -> None:
@@ -62,15 +70,42 @@ def parted(images: Shaped[Array, "C *T"] | None, batch: int) -> Shaped[Array, "B
     return None if images is None or not len(images) else images.reshape(batch, -1, *images.shape[1:])
 
 
+def passes(*views: tuple[int, Size]) -> list[tuple[int, Size]]:
+    """(crops of an image, their size) of views with so many crops: neighbours of one size are one pass."""
+    found: list[tuple[int, Size]] = []
+    for count, size in (view for view in views if view[0]):
+        if found and found[-1][1] == size:
+            count += found.pop()[0]
+        found.append((count, size))
+    return found
+
+
+def crops_by_size(batch: Batch, names: Sequence[str]) -> list[Float[Array, "B S H W C"]]:
+    """The crops of some views, neighbours of one size together: (B, crops, H, W, C) each."""
+    groups: list[list[Any]] = []
+    for view in (batch[name] for name in names):
+        crops = view.reshape(len(view), -1, *view.shape[-3:])
+        if groups and groups[-1][0].shape[2:] == crops.shape[2:]:
+            groups[-1].append(crops)
+        else:
+            groups.append([crops])
+    return [jnp.concatenate(group, axis=1) for group in groups]
+
+
 def crop_noise(key: PRNGKeyArray, batch: int, count: int, model: VitConfig) -> Float[Array, "B S L 2"] | None:
     """Noise of drop path for `count` crops of every image; None where there are none, or the rate is 0."""
     return parted(drop_path_noise(key, batch * count, model.depth, model.drop_path_rate), batch)
 
 
+def patches(model: VitConfig, size: Size) -> int:
+    """How many patches a crop has."""
+    return math.prod(patch_grid(size, model.patch_size))
+
+
 def crop_flops(model: VitConfig, head: ProjectionHead, size: tuple[int, int], head_on_patches: bool = True) -> float:
     """Forward FLOPs of encoder and head on one crop."""
-    rows, columns = patch_grid(size, model.patch_size)
-    return vit_flops(model, rows * columns) + head_flops(head, model.width, rows * columns if head_on_patches else 0)
+    count = patches(model, size)
+    return vit_flops(model, count) + head_flops(head, model.width, count if head_on_patches else 0)
 
 
 def feature_pictures(

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from mim_jax.errors import ConfigError, check_choices
 from mim_jax.losses.cosine import cosine_error
 from mim_jax.methods.base import Variables, ViewShape
+from mim_jax.methods.building import check_numbers
 from mim_jax.methods.masked_autoencoder import MaskedAutoencoder
 from mim_jax.models.batch_norm_head import BatchNormHead, batch_norm_head_flops
 from mim_jax.models.projection_head import ACTIVATIONS
 from mim_jax.models.vit import Vit, vit_flops
 from mim_jax.nn.drop_path import drop_path_noise
 from mim_jax.nn.ema import cosine_ramp, ema_start, ema_update
-from mim_jax.nn.sparse import MOMENTUM
+from mim_jax.nn.sparse import blended
 
 HEADS = ("projector", "predictor")
 
@@ -62,8 +63,7 @@ class LUT(MaskedAutoencoder):
             raise ConfigError(
                 "method.projector_depth and predictor_depth must be 0 or more, method.head_hidden 1 or more"
             )
-        if not 0 <= self.ema_momentum <= 1:
-            raise ConfigError(f"method.ema_momentum {self.ema_momentum} must lie between 0 and 1, such as 0.996")
+        check_numbers(self, shares=("ema_momentum",))
 
     @classmethod
     def tiny_settings(cls, image_size, channels):
@@ -124,9 +124,7 @@ class LUT(MaskedAutoencoder):
 
     def update(self, extra, params, output, progress):
         """The statistics move by either view's, the first view's first; then the whole model is averaged."""
-        statistics = extra["statistics"]
-        for moments in output.carry:
-            statistics = ema_update(statistics, moments, 1.0 - MOMENTUM)
+        statistics = blended(extra["statistics"], output.carry)
         decay = cosine_ramp(self.ema_momentum, 1.0, progress.step / progress.total_steps)
         teacher = ema_update(extra["teacher"], {"params": params, "statistics": statistics}, decay)
         return {"statistics": statistics, "teacher": teacher}

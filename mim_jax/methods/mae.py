@@ -40,7 +40,7 @@ class MAE(MaskedAutoencoder):
         check_choices(self, "method", masking=MASKINGS)
         if self.masking == "grid" and self.mask_ratio != 0.75:
             raise ConfigError(
-                f"method.masking 'grid' hides 0.75 of the patches, not method.mask_ratio {self.mask_ratio}"
+                f"method.masking 'grid' hides 0.75 of the patches, not method.mask_ratio {self.mask_ratio}; set that"
             )
         if self.target == "pca" and not 0 < self.pca_components <= self.model.patch_values:
             raise ConfigError(

@@ -57,7 +57,9 @@ class MaskFeat(Method):
         visible_count(vit.tokens, made.mask_ratio)
         check_choices(made, "method", target=TARGETS)
         if min(made.hog_cell, made.hog_bins) < 1 or any(side % made.hog_cell for side in vit.patch_size):
-            raise ConfigError(f"method.hog_cell {made.hog_cell} does not divide model.patch_size {vit.patch_size}")
+            raise ConfigError(
+                f"method.hog_cell {made.hog_cell} does not divide model.patch_size {vit.patch_size}; choose a divisor"
+            )
         if made.gaussian_window < 0 or any(made.gaussian_window and s % made.gaussian_window for s in vit.image_size):
             raise ConfigError(
                 f"method.gaussian_window {made.gaussian_window} does not divide model.image_size {vit.image_size}; "

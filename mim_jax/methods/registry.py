@@ -10,6 +10,7 @@ from mim_jax.errors import ConfigError, nearest
 from mim_jax.methods.base import Method
 
 METHODS = {
+    "attmask": "mim_jax.methods.attmask:AttMask",
     "beit": "mim_jax.methods.beit:BEiT",
     "beitv2": "mim_jax.methods.beitv2:BEiTv2",
     "cae": "mim_jax.methods.cae:CAE",
@@ -32,6 +33,7 @@ METHODS = {
     "maskalign": "mim_jax.methods.maskalign:MaskAlign",
     "maskfeat": "mim_jax.methods.maskfeat:MaskFeat",
     "mff": "mim_jax.methods.mff:MFF",
+    "msn": "mim_jax.methods.msn:MSN",
     "multimae": "mim_jax.methods.multimae:MultiMAE",
     "simmim": "mim_jax.methods.simmim:SimMIM",
     "tokenizer": "mim_jax.methods.tokenizer:Tokenizer",

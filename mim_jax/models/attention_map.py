@@ -31,17 +31,44 @@ def look_inside(config: VitConfig, params: Any, images: Float[Array, "B H W C"])
 
     params: of the encoder. What is not used costs nothing inside a compiled function.
     """
-    # Values can be read off only where blocks run one by one, as modules; the final norm is not looked at.
-    encoder = Vit(dataclasses.replace(config, scan=False, remat="none", drop_path_rate=0.0), final_norm=False)
-    (_, outputs), seen = encoder.apply({"params": params}, images, layers=True, mutable=["intermediates"])
-    seen = seen["intermediates"]
+    _, outputs, seen = _run_looking(config, params, images, final_norm=False)
     blocks = [seen[f"blocks_{i}"] for i in range(config.depth)]
     shown = partial(without_registers, config)
     between = [
         state for block, out in zip(blocks, outputs, strict=True) for state in (shown(block["after_attention"][0]), out)
     ]
-    weights = [shown(shown(block["attn"]["weights"][0], axis=-1), axis=-2) for block in blocks]
+    weights = [_shown_weights(config, block) for block in blocks]
     return Inside(tuple(weights), (shown(seen["embedding"][0]), *between))
+
+
+def tokens_and_attention(
+    config: VitConfig, params: Any, images: Float[Array, "B H W C"]
+) -> tuple[Float[Array, "B T D"], Float[Array, "B N"]]:
+    """What the encoder returns, and the class token's attention to the patches in its last block, mean over heads,
+    from one pass."""
+    tokens, _, seen = _run_looking(config, params, images, final_norm=True)
+    weights = _shown_weights(config, seen[f"blocks_{config.depth - 1}"])
+    return tokens, patch_attention(weights)
+
+
+def patch_attention(weights: Float[Array, "B K T T"]) -> Float[Array, "B N"]:
+    """The rows of the class token, without itself, mean over heads."""
+    return weights.mean(axis=1)[:, 0, 1:]
+
+
+def _run_looking(config: VitConfig, params: Any, images: Any, final_norm: bool) -> tuple[Any, tuple[Any, ...], Any]:
+    """Tokens, the outputs of the blocks, and what was kept on the way."""
+    # Values can be read off only where blocks run one by one, as modules.
+    plain = dataclasses.replace(config, scan=False, remat="none", drop_path_rate=0.0)
+    encoder = Vit(plain, final_norm=final_norm)
+    (tokens, outputs), seen = encoder.apply({"params": params}, images, layers=True, mutable=["intermediates"])
+    return tokens, outputs, seen["intermediates"]
+
+
+def _shown_weights(config: VitConfig, block: Any) -> Float[Array, "B K T T"]:
+    """The attention of a block without the rows and columns of registers."""
+    weights = without_registers(config, block["attn"]["weights"][0], axis=-1)
+    return without_registers(config, weights, axis=-2)
 
 
 def image_grid(config: VitConfig, images: Float[Array, "B H W C"]) -> tuple[int, int]:
@@ -52,7 +79,7 @@ def image_grid(config: VitConfig, images: Float[Array, "B H W C"]) -> tuple[int,
 def cls_attention(config: VitConfig, params: Any, images: Float[Array, "B H W C"]) -> Float[Array, "B h w"]:
     """Attention of the class token to the patches in the last block, mean over heads (DINO, figure 1)."""
     weights = look_inside(config, params, images).attention[-1]
-    return weights.mean(axis=1)[:, 0, 1:].reshape(-1, *image_grid(config, images))
+    return patch_attention(weights).reshape(-1, *image_grid(config, images))
 
 
 def patch_saliency(config: VitConfig, params: Any, images: Float[Array, "B H W C"]) -> Float[Array, "B N"]:

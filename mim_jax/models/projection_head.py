@@ -15,15 +15,11 @@ from jaxtyping import Array, Float
 from mim_jax.errors import ConfigError, check_choices, check_keys
 from mim_jax.nn import flops
 from mim_jax.nn.init import NORMAL, fan_in_uniform
+from mim_jax.nn.norms import unit
 from mim_jax.nn.target import split_batch
 
 ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
 NORMS = ("none", "layer")
-
-
-def unit(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """Divided by its length, which counts as 1e-12 where it is less; the gradient at 0 is finite."""
-    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 class Prototypes(nn.Module):

@@ -78,7 +78,8 @@ class VitConfig:
     qkv_bias: str = "full"  # full | qv (none for k) | none
     layer_scale: float = 0.0  # start of the learned scale of both branches; 0: none
     relative_bias: str = "none"  # none | shared (one table for all blocks) | per_block
-    init: str = "mae"  # mae | beit | cae | convmae | maskfeat | ibot | ijepa | multimae | eva02: how they start
+    # How they start: mae | beit | cae | convmae | maskfeat | ibot | ijepa | msn | multimae | eva02
+    init: str = "mae"
     registers: int = 0  # learned tokens beside the class token, without positions, which no output shows (DINOv2)
     # mlp | swiglu (DINOv2's giant: two thirds of mlp_ratio * width units) | swiglu_exact (EVA-02: as many units)
     mlp: str = "mlp"

@@ -17,6 +17,7 @@ NORMAL = nn.initializers.normal(0.02)  # "truncated at +-2" in the originals: 10
 ONE_SIGMA = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)  # cut at +-0.02: true deviation 0.0108
 ONE_SIGMA_015 = nn.initializers.truncated_normal(0.015, lower=-1.0, upper=1.0)
 ZEROS = nn.initializers.zeros
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # not truncated
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")  # not truncated
 
 
@@ -84,6 +85,7 @@ INITS = {
     "maskfeat": Init(NORMAL, *(nn.initializers.constant(0.02),) * 2, patch_kernel=NORMAL),
     "ibot": Init(NORMAL, patch_kernel=None, mask_token=ZEROS),
     "ijepa": Init(NORMAL, patch_kernel=NORMAL, patch_bias=ZEROS),
+    "msn": Init(NORMAL, patch_kernel=HE_NORMAL, patch_bias=ZEROS),
     "vqkd": Init(NORMAL, patch_kernel=None, rescale=True),
     "beitv2_head": Init(fan_in_uniform(), rescale=True),  # its matrices start as PyTorch's do
     "multimae": Init(separate_qkv=True),

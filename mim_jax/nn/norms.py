@@ -1,4 +1,4 @@
-"""Layer normalisation as the field's vision transformers use it (Ba et al. 2016)."""
+"""Layer normalisation as the field's vision transformers use it (Ba et al. 2016), and the L2 norm."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from mim_jax.nn.init import Initializer
+
+
+def unit(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """Divided by its length, which counts as 1e-12 where it is less; the gradient at 0 is finite."""
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 def layer_norm(

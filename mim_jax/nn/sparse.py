@@ -7,6 +7,9 @@ every output is masked compute the same numbers at the price of a dense network 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from mim_jax.nn.depthwise import depthwise
+from mim_jax.nn.ema import ema_update
 from mim_jax.nn.init import ZEROS, Initializer
 
 ONES = nn.initializers.ones
@@ -100,6 +104,13 @@ class BatchNorm(nn.Module):
                 stored_variance.value = variance * (count / jnp.maximum(count - 1.0, 1.0))
         y = (values - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
         return keep(y.astype(self.dtype), active)
+
+
+def blended(statistics: Any, moments: Sequence[Any]) -> Any:
+    """Running statistics after batches with these moments, in turn."""
+    for batch in moments:
+        statistics = ema_update(statistics, batch, 1.0 - MOMENTUM)
+    return statistics
 
 
 def active_moments(

@@ -54,7 +54,7 @@ def _events(run: RunFiles) -> str:
 def _bundles(run: RunFiles) -> str:
     """Steps that were not finite, and how each is looked at again."""
     names = run.below("nonfinite", "step_*")
-    lines = [f"mim-jax doctor nan {shlex.quote(f'{run.address}/nonfinite/{name}')}" for name in names]
+    lines = [f"mim-jax doctor nan {shlex.quote(str(run.folder / 'nonfinite' / name))}" for name in names]
     return html.heading("steps that were not finite", html.commands(lines))
 
 

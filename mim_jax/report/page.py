@@ -12,6 +12,7 @@ from typing import Any
 
 from mim_jax import __version__
 from mim_jax.errors import CheckpointError
+from mim_jax.replacing import replacing
 from mim_jax.report import embed, happened, html, metrics, panels, plots, results_table, settings, slider
 from mim_jax.report.run_files import RunFiles
 
@@ -39,24 +40,14 @@ def write(path: str | os.PathLike[str], text: str) -> Path:
         CheckpointError: names the page, why it cannot be written, and the mend.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         mend = "make room there" if full else "name a file that can be written with --out"
         raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); {mend}") from error
-    finally:
-        _forget(temporary)
     return path
-
-
-def _forget(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # its folder cannot be written, so it was never made
-        return
 
 
 def page(run: RunFiles, *, top: str = "", **live: Any) -> str:
@@ -98,7 +89,7 @@ def summary(run: RunFiles) -> dict[str, str]:
         "epoch": ("epochs", "{:.4g}"),
         "loss": ("training loss", "{:.4f}"),
         "val_loss": ("held-out loss", "{:.4f}"),
-        "knn": ("kNN top-1", "{:.1%}"),
+        "knn": ("kNN while training", "{:.1%}"),
         "images_per_sec": ("images/s", "{:,.0f}"),
     }
     for name, (label, form) in wanted.items():
@@ -150,7 +141,7 @@ def fact(value: Any) -> str:
 def _again(run: RunFiles) -> list[str]:
     """Commands that give this run, its results and its pictures again."""
     here, again = shlex.quote(run.address), shlex.quote(f"{run.address}-again")
-    train = f"mim-jax train --config {shlex.quote(f'{run.address}/config.json')} --workdir {again}"
+    train = f"mim-jax train --config {shlex.quote(str(run.folder / 'config.json'))} --workdir {again}"
     results = dict.fromkeys(str(entry["command"]) for entry in run.results if entry.get("command"))
     return [train, *results, f"mim-jax show {here}", f"mim-jax report {here}"]
 

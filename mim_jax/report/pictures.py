@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from mim_jax.methods.base import Pictures
+from mim_jax.replacing import replacing
 from mim_jax.report.pixels import channel_note, to_heat, to_rgb
 
 SMALLEST, LARGEST = 128, 320  # sides of a cell in the picture, in pixels
@@ -76,9 +77,8 @@ def save(image: UInt8[np.ndarray, "H W 3"], path: str | os.PathLike[str]) -> Pat
     """Writes a PNG, whole or not at all, in a folder that is made where it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(image).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
     return path
 
 

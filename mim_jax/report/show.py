@@ -43,7 +43,7 @@ def show_run(
     if count < 1:
         raise ConfigError(f"count = {count}: there must be at least one image to show")
     if out and Path(out).suffix.lower() != ".png":
-        raise ConfigError(f"{out} is no .png file, and PNG is what is written")
+        raise ConfigError(f"{out} is no .png file, and PNG is what is written; give --out NAME.png")
     run = load_run(run_dir, step)
     for name in run.method.sources():
         if name not in (run.variables.frozen or {}):

@@ -45,17 +45,17 @@ dd { margin: 0; font-size: 1.2rem; font-weight: 650; font-variant-numeric: tabul
 img { display: block; max-width: 100%; height: auto; border-radius: .35rem; }
 img.paper { background: #fff; }
 figure { margin: .8rem 0; }
-[data-slider] img { max-height: 88vh; width: auto; }
 .row { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem;
   align-items: start; }
 @media (min-width: 46rem) { .row .wide { grid-column: span 2; } }
 .row figure { margin: 0; background: var(--soft); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem; }
 .row img { width: 100%; }
 figcaption { margin-top: .3rem; overflow-wrap: anywhere; }
-.slider { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: center; margin: .6rem 0; max-width: 46rem; }
+.slider { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: center; margin: .6rem 0;
+  position: sticky; top: 2.4rem; padding: .3rem 0; background: var(--paper); }
 .slider[hidden], [hidden] { display: none; }
 .slider label { font-weight: 600; }
-.slider input { flex: 1 1 12rem; min-width: 0; height: 2rem; accent-color: var(--accent); }
+.slider input { flex: 1 1 12rem; max-width: 28rem; min-width: 0; height: 2rem; accent-color: var(--accent); }
 .slider output { font-variant-numeric: tabular-nums; min-width: 11rem; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem;
   margin: .6rem 0; overflow-x: auto; font: .86rem/1.5 ui-monospace, monospace; }

@@ -12,9 +12,11 @@ from typing import Any
 
 from mim_jax import shipped
 from mim_jax.errors import DataError, MimError, nearest
+from mim_jax.replacing import replacing
 from mim_jax.results.row import Measured, Published, Row
 
-OTHERS = ("reliability.json", "weights.json", "same_budget.json")  # of the folder, that hold no rows
+# Of the folder, that hold no rows.
+OTHERS = ("reliability.json", "weights.json", "same_budget.json", "reference_cases.json")
 
 
 def folder() -> Path:
@@ -139,14 +141,11 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(content)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(content)
     except OSError as error:
         raise DataError(f"{path} could not be written ({error}); it is as it was") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -18,12 +18,12 @@ import jax
 from etils import epath
 
 from mim_jax.errors import ConfigError
+from mim_jax.replacing import WRITING, replacing
 from mim_jax.training.lock import FILE as LOCK
 from mim_jax.training.lock import is_held
 
 HOME = ".home"  # in the local folder: the address whose files it holds
 LARGE = ("checkpoints", "frozen", "variables")  # folders written by Orbax at the address itself
-WRITING = (".writing", ".tmp")
 _sent: dict[str, dict[str, tuple[int, int]]] = {}  # per local folder: what was copied, by size and time of change
 _one_at_a_time = threading.Lock()
 
@@ -109,9 +109,8 @@ def pull(address: str, folder: Path) -> None:
         found.add(name)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{target.name}.{os.getpid()}{WRITING[0]}")
-        temporary.write_bytes(path.read_bytes())
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            temporary.write_bytes(path.read_bytes())
     for path in [p for p in folder.rglob("*") if p.is_file() and p.name not in (HOME, LOCK)]:
         if str(path.relative_to(folder)) not in found:
             path.unlink()

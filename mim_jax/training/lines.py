@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from mim_jax.replacing import replacing
+
 MOST = 1 << 24  # bytes that wait for a disk with space; the oldest whole lines are dropped beyond
 
 
@@ -75,9 +77,8 @@ def cut_lines(path: Path, last_step: int | None) -> None:
     before = path.read_text(encoding="utf-8", errors="replace")
     after = "".join(line + "\n" for line in before.split("\n") if _stays(line, last_step))
     if after != before:
-        temporary = path.with_name(path.name + ".writing")
-        temporary.write_text(after, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(after, encoding="utf-8")
 
 
 def _stays(line: str, last_step: int | None) -> bool:
@@ -105,6 +106,5 @@ def _whole(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")

@@ -77,7 +77,10 @@ class Start:
         views = {name: jax.ShapeDtypeStruct(shape.array(1), jnp.float32) for name, shape in self.method.views().items()}
         shapes = jax.eval_shape(self.method.init, jax.random.key(0), views)
         if "encoder" not in shapes.params:
-            raise ConfigError(f"{self.method.name} has no encoder that could start from {source.name}")
+            raise ConfigError(
+                f"{self.method.name} has no encoder that could start from {source.name}; "
+                "leave training.start_from empty"
+            )
         found = fit(
             flat(source.encoder), source.method.model, flat(shapes.params["encoder"]), self.method.model, source.name
         )

@@ -25,6 +25,7 @@ DECLARED = {
     "finetune": r"/head/",
     "ibot": r"ProjectionHead|_positions|bgk,bsk->bgs",  # DINO's head and its loss; positions of another grid
     "maskalign": r"/jvp\(Vit\)|jvp\(\)/dot_general",  # the frozen teacher
+    "msn": r"_positions|bk,bvk->bv|\.\.\.d,kd->\.\.\.k",  # positions of another grid; assignment and its loss
     # The frozen teacher, the layers before the codes (float32 in the original too), distances and moving codes.
     "vqkd": r"/jvp\(Vit\)|/task\d|jvp\(\)/dot_general|bnv,bnd->vd",
     "tokenizer": r"jvp\(\)/dot_general|bnv,bnd->vd",  # distances to the codebook, and its moving average

@@ -38,6 +38,8 @@ PRETRAINING = (
     "beitv2/mim_cls_shared_head",
     "dbot/beit_branch",
     "mff/three_taps",
+    "lut/bn_relu_head",
+    "msn/step_bn_head",
     "ibot/model_no_local",
     "ijepa/pretrain",
     "spark/resnet",

@@ -16,19 +16,24 @@ from mim_jax.interop.format import formats
 from mim_jax.interop.imported import config_of_method
 from mim_jax.interop.importing import import_run
 from mim_jax.interop.source import read_source
+from mim_jax.methods.attmask import AttMask
 from mim_jax.methods.beit import BEiT
 from mim_jax.methods.cae import CAE
 from mim_jax.methods.cae_v2 import CAEv2
 from mim_jax.methods.colormae import ColorMAE
 from mim_jax.methods.convmae import ConvMAE
 from mim_jax.methods.croco import CroCo
+from mim_jax.methods.dmae import DMAE
 from mim_jax.methods.dmjd import DMJD
 from mim_jax.methods.finetune import Finetune
+from mim_jax.methods.hpm import HPM
 from mim_jax.methods.ibot import IBOT
 from mim_jax.methods.ijepa import IJepa
+from mim_jax.methods.lut import LUT
 from mim_jax.methods.mae import MAE
 from mim_jax.methods.maskfeat import MaskFeat
 from mim_jax.methods.mff import MFF
+from mim_jax.methods.msn import MSN
 from mim_jax.methods.multimae import MultiMAE
 from mim_jax.methods.simmim import SimMIM
 from mim_jax.methods.spark import SparK
@@ -69,12 +74,18 @@ METHODS = {
     "maskfeat on pixels": (MaskFeat.from_config(VIT, dict(target="norm_pix", hog_cell=2)), ("all",)),
     "colormae": (ColorMAE.tiny(positions="sincos_row"), ("all",)),
     "mff": (MFF.tiny(), ("all",)),
+    "hpm": (HPM.tiny(), ("all",)),
+    "lut": (LUT.tiny(), ("all",)),
+    "lut without batch norm": (LUT.from_config(VIT, dict(head_hidden=8, head_norm="none", mask_ratio=0.5)), ("all",)),
+    "dmae": (DMAE.tiny(), ("all",)),
     "ibot": (IBOT.tiny(), ("all", "encoder")),
+    "ibot, masks by attention": (AttMask.tiny(), ("all", "encoder")),
     "ijepa": (IJepa.tiny(), ("all", "encoder")),
     "convmae": (ConvMAE.tiny((32, 48), strides=(4, 2, 2)), ("all",)),
     "dmjd": (DMJD.tiny((64, 64), strides=(4, 2, 2)), ("all",)),
     "croco": (CroCo.tiny(), ("all",)),
     "croco v2": (CroCo.tiny(positions="none", rope_base=100.0), ("all",)),
+    "msn": (MSN.tiny(), ("all",)),
     "multimae": (MultiMAE.tiny(), ("all",)),
     "spark resnet": (spark(), ("all", "encoder")),
     "spark convnext": (spark("convnext"), ("all", "encoder")),

@@ -132,6 +132,15 @@ def test_the_slider_is_reached_and_moved_by_keyboard(see, addresses):
         assert abs(picture[middle, middle] - grey).max() <= 8
 
 
+def test_the_slider_stays_in_sight_over_a_high_picture(see, addresses):
+    page = see(addresses["run"], {"width": 600, "height": 260})
+    figure = page.locator("[data-slider] figure:visible")
+    page.evaluate("y => scrollTo(0, y)", figure.bounding_box()["y"] + 60)
+    bar, links = page.locator(".slider").bounding_box(), page.locator("nav").bounding_box()
+    assert figure.bounding_box()["y"] < 0 <= bar["y"] and bar["y"] + bar["height"] < 260
+    assert abs(bar["y"] - links["y"] - links["height"]) <= 6
+
+
 def test_a_mouse_moves_it_too(see, addresses):
     page = see(addresses["run"])
     box = page.locator("#when").bounding_box()

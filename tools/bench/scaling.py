@@ -37,6 +37,7 @@ from mim_jax import config as configs
 from mim_jax import pretrain
 from mim_jax.errors import ConfigError, MimError
 from mim_jax.methods.registry import METHODS
+from mim_jax.replacing import replacing
 from mim_jax.training import compile_ahead, hlo
 from mim_jax.training.resolve import versions
 from mim_jax.training.sharding import AXES
@@ -245,9 +246,8 @@ def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def write(out: Path | None, rows: list[dict[str, Any]]) -> None:
     """Writes the file whole or not at all."""
     if out is not None:
-        temporary = out.with_name(out.name + ".writing")
-        temporary.write_text(json.dumps(result(rows), indent=1) + "\n")
-        os.replace(temporary, out)
+        with replacing(out) as temporary:
+            temporary.write_text(json.dumps(result(rows), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,35 +9,61 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mim_jax.data.views import View
 
-LUMA = jnp.array([0.299, 0.587, 0.114])
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 REACH = 6  # pixels of the blur to either side: three of its largest standard deviations
 
 
 def serves(view: View) -> str:
-    """'' where `change` does all that the view asks for, else what it does not."""
-    if view.policy is not None or view.erasing.probability or view.effects.one or view.jitter_first:
-        return f"view {view.name}: RandAugment, erasing, one_effect and jitter_first are not done here"
+    """'' where all that the view asks for is done here, else what is not."""
+    if view.policy is not None or view.erasing.probability:
+        return f"view {view.name}: RandAugment and erasing are not done here"
     return ""
 
 
-def change(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
-    """One image (H, W, 3) uint8, changed as a view draws it."""
-    jitter, effects = view.jitter, view.effects
-    keys = jax.random.split(key, 8)
-    x = image.astype(jnp.float32) / 255
-    if any((jitter.strength, jitter.saturation, jitter.hue)):
-        x = jnp.where(jax.random.uniform(keys[0]) < jitter.probability, _jitter(view, keys[1], x), x)
-    if effects.grayscale:
-        x = jnp.where(jax.random.uniform(keys[2]) < effects.grayscale, _grey(x), x)
+def jitters(view: View) -> bool:
+    return any((view.jitter.strength, view.jitter.saturation, view.jitter.hue))
+
+
+def jittered(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+    """One image (H, W, 3) uint8 with the view's jitter."""
+    if not jitters(view):
+        return image
+    often, amounts = jax.random.split(key)
+    x = _unit(image)
+    changed = jax.random.uniform(often) < view.jitter.probability
+    return _levels(jnp.where(changed, _jitter(view, amounts, x), x))
+
+
+def with_effects(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+    """One image (H, W, 3) uint8 with the view's grayscale, blur and solarisation, or with one of them."""
+    effects = view.effects
+    shares = jnp.array([effects.grayscale, effects.blur, effects.solarize])
+    if not any((effects.grayscale, effects.blur, effects.solarize)):
+        return image
+    often, which, size = jax.random.split(key, 3)
+    if effects.one:
+        chosen = jnp.searchsorted(jnp.cumsum(shares), jax.random.uniform(which) * shares.sum(), side="right")
+        wanted = jnp.arange(3) == jnp.minimum(chosen, 2)
+    else:
+        wanted = jax.random.uniform(often, (3,)) < shares
+    x = _unit(image)
+    x = jnp.where(wanted[0], _grey(x), x) if effects.grayscale else x
     if effects.blur:
-        radius = jax.random.uniform(keys[3], (), minval=effects.blur_radius[0], maxval=effects.blur_radius[1])
-        x = jnp.where(jax.random.uniform(keys[4]) < effects.blur, blur(x, radius), x)
-    if effects.solarize:
-        solarized = jnp.where(x >= 128 / 255, 1 - x, x)
-        x = jnp.where(jax.random.uniform(keys[5]) < effects.solarize, solarized, x)
+        radius = jax.random.uniform(size, (), minval=effects.blur_radius[0], maxval=effects.blur_radius[1])
+        x = jnp.where(wanted[1], blur(x, radius), x)
+    x = jnp.where(wanted[2] & (x >= 128 / 255), 1 - x, x) if effects.solarize else x
+    return _levels(x)
+
+
+def _unit(image: jax.Array) -> jax.Array:
+    return image.astype(jnp.float32) / 255
+
+
+def _levels(x: jax.Array) -> jax.Array:
     return jnp.round(jnp.clip(x, 0, 1) * 255).astype(jnp.uint8)
 
 

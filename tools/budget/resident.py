@@ -75,8 +75,9 @@ def begin(made: Seeds, teachers: Callable[[Tree], Tree]) -> tuple[TrainState, Tr
     teachers: reads entries of `frozen` from elsewhere, as for `mim-jax train`.
     """
     states, frozen = [], None
+    make = jax.jit(partial(make_batch, made.views))
     for seed in made.seeds:
-        first = make_batch(made.views, run_key(seed, "first batch"), made.images[: made.config.training.batch_size])
+        first = make(run_key(seed, "first batch"), made.images[: made.config.training.batch_size])
         state, frozen = made.program.init(run_key(seed, "init"), first)
         states.append(state)
     read = teachers(made.program.frozen)

@@ -96,7 +96,17 @@ SYSTEMS = {
     ),
     "dbot": System((*SMALL_DECODER, *SMALL_TEACHER)),
     "dbot_beit": System(SMALL_TEACHER, needs="mae", takes="teacher"),
-    "vqkd": System(SMALL_TEACHER, encoder=(), needs="mae", takes="teacher", judged=False),
+    "vqkd": System(
+        (
+            *("model.hidden=96", "model.blocks=3", "method.decoder_width=96", *SMALL_TEACHER),
+            *("optimizer.lr=1e-3", "training.evaluate.loss_every_epochs=0", "training.log_every=20"),
+        ),
+        encoder=(),
+        arguments="epochs=0.64,batch_size=64",
+        needs="mae",
+        takes="teacher",
+        judged=False,
+    ),
     "beitv2": System(("method.early_layers=2",), needs="vqkd"),
     "eva02": System(SMALL_TEACHER, needs="mae", takes="teacher"),
     "maskalign": System((*SMALL_TEACHER, "method.layer_weights=top2"), needs="mae", takes="teacher"),

@@ -48,17 +48,14 @@ def look(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
     """(h, w, C), or (count, h, w, C) where a view has several crops."""
 
     def crop(key: jax.Array) -> jax.Array:
-        box_key, colour_key = jax.random.split(key)
+        box_key, jitter_key, effects_key = jax.random.split(key, 3)
         drawn = box(view, box_key, image.shape[0], image.shape[1])
-        made = crop_resize(image, drawn, view.size, view.interpolation)
-        return colour.change(view, colour_key, made) if _coloured(view) else made
+        whole = colour.jittered(view, jitter_key, image) if view.jitter_first else image
+        made = crop_resize(whole, drawn, view.size, view.interpolation)
+        made = made if view.jitter_first else colour.jittered(view, jitter_key, made)
+        return colour.with_effects(view, effects_key, made)
 
     return jax.vmap(crop)(jax.random.split(key, view.count)) if view.count > 1 else crop(key)
-
-
-def _coloured(view: View) -> bool:
-    jitter, effects = view.jitter, view.effects
-    return any((jitter.strength, jitter.saturation, jitter.hue, effects.grayscale, effects.blur, effects.solarize))
 
 
 def refuse(views: Sequence[View]) -> None:

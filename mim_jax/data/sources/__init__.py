@@ -60,5 +60,5 @@ def open_source(spec: str) -> Source:
     source = importlib.import_module(f"mim_jax.data.sources.{parsed.scheme}").open_spec(parsed)
     source.spec = spec
     if len(source) == 0:
-        raise DataError(f"data source '{spec}' has no records")
+        raise DataError(f"data source '{spec}' has no records; see what its files hold, or name another source")
     return source

@@ -34,7 +34,9 @@ def expand(pattern: str, extension: str, spec: str) -> tuple[str, ...]:
     if os.path.isdir(path):
         found = glob.glob(os.path.join(glob.escape(path), f"*.{extension}"))
         if not found:
-            raise DataError(f"data source '{spec}': folder '{path}' holds no .{extension} files")
+            raise DataError(
+                f"data source '{spec}': folder '{path}' holds no .{extension} files; name the files, or another folder"
+            )
     elif os.path.isfile(path):
         found = [path]
     else:
@@ -48,7 +50,7 @@ def require_folder(path: str, spec: str) -> str:
     """`path`, expanded, if it is a folder; else DataError with the nearest that is there."""
     path = os.path.expanduser(path)
     if os.path.isfile(path):
-        raise DataError(f"data source '{spec}': '{path}' is a file, not a folder")
+        raise DataError(f"data source '{spec}': '{path}' is a file, not a folder; name the folder that it is in")
     if not os.path.isdir(path):
         raise DataError(f"data source '{spec}': {_what_is_missing(path)}")
     return path

@@ -30,7 +30,8 @@ class Folder(Source):
             self._paths = sorted(images_below(self.root))
         if not self._paths:
             raise DataError(
-                f"data source '{spec.text}': '{self.root}' holds no image files ({', '.join(IMAGE_EXTENSIONS)})"
+                f"data source '{spec.text}': '{self.root}' holds no image files ({', '.join(IMAGE_EXTENSIONS)}); name "
+                "the folder above them, or the scheme of another kind of file, such as wds: or parquet:"
             )
         if all(os.sep in path for path in self._paths):
             self.labelled = True

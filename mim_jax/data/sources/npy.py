@@ -25,7 +25,9 @@ class Npy(Source):
         self._beside = labels
         images = self._open(spec.text)
         if images.ndim not in (3, 4):
-            raise DataError(f"data source '{spec.text}': shape {images.shape} is not (N, H, W) or (N, H, W, C)")
+            raise DataError(
+                f"data source '{spec.text}': shape {images.shape} is not (N, H, W) or (N, H, W, C); save it so"
+            )
         self.dtype = images.dtype.newbyteorder("=")
         if self.dtype.name not in DTYPES:
             raise DataError(

@@ -9,12 +9,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from mim_jax.errors import VerifyError
-from mim_jax.interop import mae_case
+from mim_jax.interop import authors, mae_case
 from mim_jax.interop.case import Case, Reading
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import pretrain
 from mim_jax.interop.name_map import NameMap
 from mim_jax.interop.positions import FIXED
 from mim_jax.interop.rules import dense, under
+from mim_jax.interop.source import Source
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import patch_sizes, vit_config
 from mim_jax.methods.base import Output
@@ -100,4 +102,34 @@ def outputs(output: Output) -> dict[str, Any]:
     }
 
 
+def student_layout(method: DMAE) -> Layout:
+    """The student alone, which is what the authors save."""
+    names = NameMap(under("params", STUDENT), computed=dict.fromkeys(TABLES[:2], FIXED))
+    return Layout(names, patch_sizes(method.model), mae_case.tables(method, *TABLES[:2]))
+
+
+def state(source: Source) -> Arrays:
+    """The arrays of a checkpoint as the cases name them."""
+    return {f"student.{name}": array for name, array in authors.network(source).items()}
+
+
+def refusal(method: DMAE) -> str:
+    """What the authors' network cannot be."""
+    # The names of the perceptron's layers are of the reference cases' making: the released command has one layer.
+    return authors.needs(method, {"projection": ("linear", "none")}, "method") or mae_case.refusal(method)
+
+
 SYSTEM = System(upstream="UCSC-VLAA/DMAE", only=lambda case: pretrain.run(case, pretraining(case)))
+FORMATS = (
+    authors.checkpoint(
+        "dmae",
+        "all",
+        accepts=lambda arrays: authors.has(arrays, "student.cls_token", "student.decoder_pred.weight"),
+        shows=lambda arrays: mae_case.shows(arrays, "student."),
+        layout=student_layout,
+        refusal=refusal,
+        state=state,
+        nest=lambda arrays: {"model": authors.below(arrays, "student.")},
+        methods=("dmae",),
+    ),
+)

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mim_jax.errors import VerifyError
-from mim_jax.interop import mae_case
+from mim_jax.interop import authors, mae_case
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Result
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import pretrain
-from mim_jax.interop.name_map import NameMap
+from mim_jax.interop.name_map import NameMap, Rule
 from mim_jax.interop.positions import FIXED
 from mim_jax.interop.rules import dense, norm, same, timm_block, under
 from mim_jax.interop.system import Layout, Subject, System
@@ -133,3 +134,39 @@ def run_mask(case: Case) -> Result:
 
 
 SYSTEM = System(upstream="Haochen-Wang409/HPM", kinds={"pretrain": run_pretraining, "mask": run_mask})
+
+SIDES = {"state_dict.": "params", "ema_state_dict.": "extra/teacher"}
+
+
+def file_layout(method: HPM) -> Layout:
+    """Network and moving average of a checkpoint, with the position tables of either."""
+    rules: list[Rule] = []
+    for side, ours in SIDES.items():
+        for rule in NAMES.rules:
+            paths = tuple(path.replace("params", ours, 1) for path in rule.ours)
+            rules.append(dataclasses.replace(rule, theirs=tuple(side + name for name in rule.theirs), ours=paths))
+    tables = {side + name: table for side in SIDES for name, table in mae_case.tables(method).items()}
+    return Layout(NameMap(tuple(rules), computed=dict.fromkeys(tables, FIXED)), patch_sizes(method.model), tables)
+
+
+def nest(arrays: Arrays) -> dict[str, Any]:
+    """As the authors save it: the network wrapped for parallel training, its moving average not."""
+    network, average = (authors.below(arrays, side) for side in SIDES)
+    return {"state_dict": {f"module.{name}": x for name, x in network.items()}, "ema_state_dict": average}
+
+
+FORMATS = (
+    authors.checkpoint(
+        "hpm",
+        "all",
+        accepts=lambda arrays: authors.has(
+            arrays, "state_dict.decoder_pred_losspred.weight", "ema_state_dict.cls_token"
+        ),
+        shows=lambda arrays: mae_case.shows(arrays, "state_dict."),
+        layout=file_layout,
+        refusal=mae_case.refusal,
+        state=authors.networks,
+        nest=nest,
+        methods=("hpm",),
+    ),
+)

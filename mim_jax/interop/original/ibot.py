@@ -1,4 +1,4 @@
-"""bytedance/ibot: names of the arrays, its checkpoints, and how its reference cases read."""
+"""bytedance/ibot: names of the arrays, its checkpoints (AttMask's too), and how its reference cases read."""
 
 from __future__ import annotations
 
@@ -21,29 +21,20 @@ from mim_jax.interop.kinds import pretrain, self_distillation
 from mim_jax.interop.kinds.pos_resize import pair
 from mim_jax.interop.name_map import NameMap, Rule
 from mim_jax.interop.references import mask_statistics
-from mim_jax.interop.rules import LINEAR, PATCHES, dense, norm, same, timm_block, under
+from mim_jax.interop.rules import LINEAR, dense, timm_vit, under
 from mim_jax.interop.source import Source
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import patch_sizes, vit_config
 from mim_jax.losses.distillation import Distillation, teacher_temperature
 from mim_jax.masking.mixed_ratio import mixed_ratio_hidden
 from mim_jax.methods.base import Method, Output, Progress
-from mim_jax.methods.ibot import FAMILY, IBOT
+from mim_jax.methods.ibot import IBOT
+from mim_jax.methods.self_distillation import FAMILY, SelfDistillation
 from mim_jax.nn.patches import patch_grid
 from mim_jax.nn.positions import resize_positions
 
 MASKING = {"block": "block", "rand": "random"}
-
-
-def backbone(theirs: str) -> tuple[Rule, ...]:
-    """The encoder, `theirs` being what its names start with."""
-    return (
-        *same(f"{theirs}cls_token", "encoder/cls_token"),
-        *same(f"{theirs}pos_embed", "encoder/pos_embed"),
-        *dense(f"{theirs}patch_embed.proj", "encoder/patch_embed/proj", PATCHES),
-        *timm_block(f"{theirs}blocks.{{i}}", "encoder/blocks_{i}"),
-        *norm(f"{theirs}norm", "encoder/norm"),
-    )
+SYSTEMS = ("ibot", "attmask")  # whose authors save networks of this layout
 
 
 def network(theirs: str, ours: str) -> tuple[Rule, ...]:
@@ -53,7 +44,7 @@ def network(theirs: str, ours: str) -> tuple[Rule, ...]:
     return under(
         ours,
         (
-            *backbone(f"{theirs}.backbone."),
+            *timm_vit(f"{theirs}.backbone."),
             Rule((f"{theirs}.backbone.masked_embed",), ("encoder/mask_token",), "one d -> 1 one d"),
             *(
                 rule
@@ -84,7 +75,7 @@ def names(student_shared: bool, teacher_shared: bool) -> NameMap:
     return NameMap(rules=tuple(rules), ignored=ignored)
 
 
-def layout(method: IBOT) -> Layout:
+def layout(method: SelfDistillation) -> Layout:
     """Student, teacher and centres."""
     sizes = {**patch_sizes(method.model), "one": 1, "two": 1}
     return Layout(names(method.head.shared, method.head.teacher_shared), sizes)
@@ -93,7 +84,7 @@ def layout(method: IBOT) -> Layout:
 def encoder_layout(method: Method) -> Layout:
     """The backbone alone, as it is published."""
     ignored = {"^masked_embed$": "what stands for a hidden patch, which is no part of the encoder"}
-    return Layout(NameMap(under("params", backbone("")), ignored=ignored), patch_sizes(method.model))
+    return Layout(NameMap(under("params", timm_vit("")), ignored=ignored), patch_sizes(method.model))
 
 
 def crop_major(array: Any) -> Any:
@@ -257,7 +248,7 @@ def is_backbone(arrays: Arrays) -> bool:
     return named and not any(name.startswith(("decoder_", "head.")) for name in arrays)
 
 
-def buffers(method: IBOT, arrays: Arrays) -> Arrays:
+def buffers(method: SelfDistillation, arrays: Arrays) -> Arrays:
     """A shared last layer, a second time."""
     sides = {"student": method.head.shared, "teacher": method.head.teacher_shared}
     shared = [f"{side}.head.last_layer" for side, is_shared in sides.items() if is_shared]
@@ -276,7 +267,7 @@ def encoder_refusal(method: Method) -> str:
     return authors.vit_needs(method.model, {**authors.PLAIN, "positions": ("learned",)})
 
 
-def refusal(method: IBOT) -> str:
+def refusal(method: SelfDistillation) -> str:
     """What the authors' networks cannot be."""
     return encoder_refusal(method) or authors.needs(method.head, {"norm": ("none",)}, "method.head")
 
@@ -292,7 +283,7 @@ FORMATS = (
         state=state,
         buffers=buffers,
         nest=nest,
-        methods=("ibot",),
+        methods=SYSTEMS,
     ),
     authors.checkpoint(
         "ibot",
@@ -303,6 +294,6 @@ FORMATS = (
         refusal=encoder_refusal,
         state=teacher_backbone,
         nest=lambda arrays: {"state_dict": arrays},
-        methods=("ibot",),
+        methods=SYSTEMS,
     ),
 )

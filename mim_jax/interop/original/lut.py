@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from mim_jax.errors import VerifyError
-from mim_jax.interop import mae_case
+from mim_jax.interop import authors, mae_case
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Result
+from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import pretrain
 from mim_jax.interop.name_map import NameMap, Rule, to_theirs
 from mim_jax.interop.positions import FIXED
 from mim_jax.interop.rules import LINEAR, norm, same
+from mim_jax.interop.source import Source
 from mim_jax.interop.system import Layout, Subject, System
 from mim_jax.interop.vit_case import patch_sizes, vit_config
 from mim_jax.methods.base import Output, Progress
@@ -127,3 +129,33 @@ def run(case: Case) -> Result:
 
 
 SYSTEM = System(upstream="naver-ai/lut", only=run)
+
+FILES = {"model": "student", "model_ema": "ema"}  # keys of a checkpoint, and sides as the cases name them
+
+
+def state(source: Source) -> Arrays:
+    """The arrays of a checkpoint as the cases name them."""
+    split = {name: name.partition(".") for name in source.arrays}
+    return {f"{FILES.get(key, key)}.{rest}": source.arrays[name] for name, (key, _, rest) in split.items()}
+
+
+def shows(arrays: Arrays) -> dict[str, Any]:
+    """Sizes of encoder, decoder and heads."""
+    head = {"student.head.0.weight": "method.head_hidden"} if "student.head.1.weight" in arrays else {}
+    return mae_case.shows(arrays, "student.") | authors.sizes_show(arrays, head, {})
+
+
+FORMATS = (
+    authors.checkpoint(
+        "lut",
+        "all",
+        accepts=lambda arrays: authors.has(arrays, "student.decoder_pred.weight", "ema.cls_token"),
+        shows=shows,
+        layout=layout,
+        refusal=mae_case.refusal,
+        state=state,
+        buffers=authors.counters,
+        nest=lambda arrays: {key: authors.below(arrays, f"{side}.") for key, side in FILES.items()},
+        methods=("lut",),
+    ),
+)

@@ -13,7 +13,6 @@ from mim_jax.interop import authors, mae_case
 from mim_jax.interop.authors import has
 from mim_jax.interop.case import Case
 from mim_jax.interop.compare import Row
-from mim_jax.interop.format import Arrays
 from mim_jax.interop.kinds import finetune, lars, linear_probe, pos_resize, pretrain, train
 from mim_jax.interop.name_map import NameMap
 from mim_jax.interop.positions import FIXED
@@ -126,12 +125,6 @@ SYSTEM = System(
 )
 
 
-def shows(arrays: Arrays) -> dict[str, Any]:
-    """Sizes of encoder and decoder."""
-    widths, depths = {"decoder_embed.weight": "method.decoder_width"}, {"decoder_blocks.": "method.decoder_depth"}
-    return authors.vit_shows(arrays) | authors.sizes_show(arrays, widths, depths)
-
-
 def encoder_refusal(method: Method, positions: tuple[str, ...] = ("sincos",)) -> str:
     """What the authors' encoder cannot be."""
     return authors.vit_needs(method.model, {**authors.PLAIN, "positions": positions})
@@ -154,7 +147,7 @@ FORMATS = (
         "mae",
         "all",
         accepts=lambda arrays: has(arrays, "cls_token", "decoder_embed.weight", "decoder_pred.weight"),
-        shows=shows,
+        shows=mae_case.shows,
         layout=layout,
         refusal=refusal,
         methods=("mae",),

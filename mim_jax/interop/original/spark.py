@@ -186,16 +186,11 @@ SYSTEM = System(
 )
 
 
-def counters(method: Method, arrays: Arrays) -> Arrays:
-    """The count of steps that every batch norm of theirs stores; of ours it is unknown."""
-    means = [name for name in arrays if name.endswith(".running_mean")]
-    return {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64) for name in means}
-
-
 def buffers(method: SparK, arrays: Arrays) -> Arrays:
     """Counters, and three buffers without use."""
     black = {"norm_black": np.zeros((1, 3, *method.model.image_size), np.float32)}
-    return counters(method, arrays) | dict.fromkeys(("imn_m", "imn_s"), np.zeros((1, 3, 1, 1), np.float32)) | black
+    means = dict.fromkeys(("imn_m", "imn_s"), np.zeros((1, 3, 1, 1), np.float32))
+    return authors.counters(method, arrays) | means | black
 
 
 def published(source: Source) -> Arrays:
@@ -257,7 +252,7 @@ FORMATS = (
         layout=encoder_layout,
         refusal=encoder_refusal,
         state=published,
-        buffers=counters,
+        buffers=authors.counters,
         nest=dict,
         methods=("spark",),
     ),
@@ -271,7 +266,7 @@ FORMATS = (
         settings=lambda arrays: {
             "method": {"classes": len(arrays["fc.weight" if "fc.weight" in arrays else "head.weight"])}
         },
-        buffers=counters,
+        buffers=authors.counters,
         nest=lambda arrays: {"module": arrays},
     ),
 )

@@ -1,0 +1,73 @@
+"""What the configs of iBOT's family have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+COLOURS = {
+    "color_jitter": 0.4,  # brightness and contrast
+    "color_jitter_saturation": 0.2,
+    "color_jitter_hue": 0.1,
+    "color_jitter_probability": 0.8,
+    "grayscale": 0.2,
+}
+
+
+def projection_head(
+    outputs: int = 8192, hidden: int = 2048, bottleneck: int = 256, train_gain: bool = True
+) -> dict[str, Any]:
+    """The section `method.head`: one layer of prototypes for class tokens and patches."""
+    return {
+        "outputs": outputs,
+        "patch_outputs": outputs,
+        "shared": True,
+        "teacher_shared": True,
+        "hidden": hidden,
+        "bottleneck": bottleneck,
+        "activation": "gelu",
+        "norm": "none",
+        "train_gain": train_gain,
+    }
+
+
+def distillation(warmup_epochs: int = 30) -> dict[str, Any]:
+    """The section `method.distillation`, of class tokens and of patches alike."""
+    return {
+        "cls_weight": 1.0,
+        "patch_weight": 1.0,
+        "student_temperature": 0.1,
+        "temperature_start": 0.04,
+        "temperature": 0.07,
+        "patch_temperature_start": 0.04,
+        "patch_temperature": 0.07,
+        "warmup_epochs": warmup_epochs,
+        "center_momentum": 0.9,
+        "patch_center_momentum": 0.9,
+    }
+
+
+def crops(config: ConfigDict, whole: dict[str, Any], small: dict[str, Any], count: int) -> None:
+    """Two whole crops, the second of which is seldom blurred but sometimes solarised, and `count` small ones."""
+    config.data.views.image = whole
+    config.data.views.image2 = whole | {"blur": 0.1, "solarize": 0.2}
+    if count:
+        config.data.views.local = small | {"count": count}
+
+
+def optimizer(config: ConfigDict, lr: float, clip_norm: float = 3.0) -> None:
+    """DINO's: rate and weight decay on cosines, each tensor clipped by its own norm, the last layer still at first."""
+    config.optimizer.update(
+        lr=lr,
+        lr_batch=256,
+        min_lr=1e-6,
+        warmup_epochs=min(10.0, config.training.epochs),
+        warmup_inclusive=True,
+        b2=0.999,
+        weight_decay=0.04,
+        weight_decay_end=0.4,
+        clip_norm=clip_norm,
+        clip="per_tensor",
+        freeze_epochs=1.0,
+    )
