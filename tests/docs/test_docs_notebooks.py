@@ -32,7 +32,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", flags)  # a reader has one device
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     ).execute()
     shown = [data for cell in notebook.cells for out in cell.get("outputs", ()) for data in out.get("data", {})]
     assert "image/png" in shown
