@@ -24,6 +24,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     size = {"image_size": (32, 32), "drop_path_rate": 0.1}
     config.model = variant(args.variant, positions="learned", position_offset=0.1, init="ibot", **size)
@@ -44,16 +45,11 @@ def get_config(arg=None):
         "ema_momentum": 0.996,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     colours = family.COLOURS | {"blur_radius": (0.1, 0.6)}  # of images a seventh as large as the original's
     whole = recipes.view((32, 32)) | colours | {"scale": (0.3, 1.0), "blur": 0.5}
     small = recipes.view((16, 16)) | colours | {"scale": (0.1, 0.3), "blur": 0.3}
     family.crops(config, whole, small, args.local_crops)
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
     family.optimizer(config, args.lr)
     config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
     config.optimizer.freeze_epochs = min(1.0, args.epochs)

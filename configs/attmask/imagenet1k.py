@@ -42,6 +42,7 @@ def get_config(arg=None):
     published, part = LONG if args.epochs >= 300 else SHORT, PARTS[args.part]
     local_crops = part["local_crops"] if args.local_crops < 0 else args.local_crops
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(args.variant, positions="learned", position_offset=0.1, init="ibot", drop_path_rate=0.1)
     config.method = {
@@ -61,13 +62,10 @@ def get_config(arg=None):
     }
 
     config.data.source = args.source or "tfds:imagenet2012:train"
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     whole = recipes.view() | family.COLOURS | {"scale": published["whole"], "blur": 1.0}
     small = recipes.view((96, 96)) | family.COLOURS | {"scale": published["small"], "blur": 0.5}
     family.crops(config, whole, small, local_crops)
 
-    config.training.epochs = args.epochs
     config.training.batch_size = published["batch_size"]
     family.optimizer(config, lr=5e-4)
 

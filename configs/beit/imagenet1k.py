@@ -59,6 +59,7 @@ def get_config(arg=None):
         raise ConfigError(f"argument positions={args.positions} is not one of relative, learned")
     relative, data = args.positions == "relative", DATA[args.data]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(
         name,
@@ -86,8 +87,6 @@ def get_config(arg=None):
     }
 
     config.data.source = args.source or data["source"]
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     if args.data == "22k":
         config.data.mean = config.data.std = (0.5, 0.5, 0.5)
     view = {"scale": (0.08, 1.0), "color_jitter": 0.4, "jitter_first": True}

@@ -24,6 +24,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     beit = {"positions": "none", "qkv_bias": "qv", "relative_bias": "shared", "layer_scale": 0.1, "init": "beit"}
     config.model = variant(args.variant, image_size=(32, 32), **beit)
@@ -51,15 +52,9 @@ def get_config(arg=None):
         },
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.views.image.scale = (0.4, 1.0)
     config.data.views.tokens = recipes.view((32, 32)) | {"scale": (0.4, 1.0), "same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 512
     config.optimizer.min_lr = 1e-5
     config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)

@@ -28,6 +28,7 @@ def get_config(arg=None):
     name, long = args.variant or "B/16", args.epochs > 300
     size = name.partition("/")[0]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     beit = {"positions": "none", "qkv_bias": "qv", "relative_bias": "shared", "init": "beit"}
     scale, drop_path = SCALE.get(size, 0.1), 0.1 if long else 0.0
@@ -56,14 +57,10 @@ def get_config(arg=None):
         },
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     view = {"scale": (0.2, 1.0), "color_jitter": 0.4, "jitter_first": True}
     config.data.views.image.update(view)
     config.data.views.tokens = recipes.view() | view | {"same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 2048
     config.optimizer.lr = 1.5e-3
     config.optimizer.lr_batch = 0

@@ -28,6 +28,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     config.model = variant(
         args.variant, image_size=(32, 32), positions="sincos_row", qkv_bias="qv", layer_scale=0.1, init="cae"
@@ -55,14 +56,8 @@ def get_config(arg=None):
         },
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.views.tokens = recipes.view((32, 32)) | {"same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 512
     config.optimizer.min_lr = 1e-5
     config.optimizer.b2 = 0.999

@@ -38,6 +38,7 @@ def get_config(arg=None):
     name = args.variant or "B/16"
     size = name.partition("/")[0]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(
         name,
@@ -71,14 +72,10 @@ def get_config(arg=None):
         },
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.views.image.scale = (0.08, 1.0)
     tokens = {"scale": (0.08, 1.0), "same_as": "image", "interpolation": "lanczos", "normalize": False}
     config.data.views.tokens = recipes.view((112, 112)) | tokens
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 2048
     config.optimizer.lr = 1.5e-3
     config.optimizer.lr_batch = 0

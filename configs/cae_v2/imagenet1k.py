@@ -37,6 +37,7 @@ def get_config(arg=None):
     name = args.variant or "B/16"
     size = name.partition("/")[0]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name, positions="sincos_row", qkv_bias="qv", layer_scale=0.1, drop_path_rate=0.1, init="cae")
     config.model.heads = HEADS.get(size, config.model.heads)
@@ -60,14 +61,10 @@ def get_config(arg=None):
         },
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     view = {"scale": (0.4, 1.0), "color_jitter": 0.4, "jitter_first": True}
     config.data.views.image.update(view)
     config.data.views.teacher = recipes.view() | view | {"same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 2048
     config.optimizer.lr = 1.5e-3
     config.optimizer.lr_batch = 0

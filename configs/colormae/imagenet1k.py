@@ -26,6 +26,7 @@ def get_config(arg=None):
         workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(args.variant or "B/16", positions="sincos_row")
     noise = {"source": args.noise, "colour": args.colour, "sigmas": (), "count": args.count, "size": args.size}
@@ -39,11 +40,6 @@ def get_config(arg=None):
         "decoder_heads": 16,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
-
-    config.training.epochs = args.epochs
     config.training.batch_size = 4096
     config.optimizer.lr = 1.5e-4
     config.optimizer.warmup_epochs = min(40.0, args.epochs)

@@ -21,6 +21,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     sizes = dict(stem_width=(48, 96), stem_depth=(1, 2), strides=(1, 2, 2), width=192, depth=11, heads=3)
     config.model = variant("B", image_size=(32, 32), **sizes)
@@ -34,13 +35,6 @@ def get_config(arg=None):
         "decoder_mlp_ratio": 4.0,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 256
     config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
     config.optimizer.weight_decay = 0.05

@@ -25,6 +25,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     positions = {"positions": "none", "rope_base": 100.0} if args.version == 2 else {"positions": "sincos"}
     config.model = variant(args.variant, image_size=(32, 32), cls_token=False, **positions)
@@ -38,15 +39,9 @@ def get_config(arg=None):
         "norm_other": True,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     for name in ("image", "image2"):
         config.data.views[name] = recipes.view((32, 32)) | {"scale": (0.4, 1.0), "flip": 0.0, "color_jitter": 0.4}
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 256
     config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
     config.optimizer.weight_decay = 0.05

@@ -39,6 +39,7 @@ def get_config(arg=None):
         raise ConfigError(f"argument decoder={size} is not one of {', '.join(DECODERS)}")
     epochs, warmup, batch = RECIPES[args.version]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     positions = {"positions": "none", "rope_base": 100.0} if args.version == 2 else {"positions": "sincos"}
     config.model = variant(args.variant or ("B/16" if args.version == 1 else "L/16"), cls_token=False, **positions)
@@ -53,9 +54,6 @@ def get_config(arg=None):
         "norm_other": True,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     pairs = args.source.startswith("scenes:")
     for name, crop in (("image", "random_upper"), ("image2", "random_lower")):
         view = recipes.view() | {"color_jitter": 0.4}  # brightness, contrast and saturation, each view by itself

@@ -45,6 +45,7 @@ def stage(args, teacher):
     name = args.variant or "B/16"
     size = name.partition("/")[0]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name, drop_path_rate=DROP_PATH.get(size, 0.2))
     blocks = 0 if not teacher and size in ("L", "H") else -1
@@ -59,12 +60,8 @@ def stage(args, teacher):
         "teacher": recipes.teacher(teacher, variant(name), "imagenet", blocks=blocks, norm=False),
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.views.teacher = recipes.view() | {"same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 4096
     config.optimizer.lr = 1.5e-4
     config.optimizer.lr_batch = 256

@@ -25,6 +25,7 @@ def get_config(arg=None):
     )
     name = args.variant or "B/16"
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     beit = {"positions": "none", "qkv_bias": "qv", "relative_bias": "shared", "layer_scale": 0.1, "init": "beit"}
     config.model = variant(name, drop_path_rate=0.1, **beit)
@@ -39,14 +40,10 @@ def get_config(arg=None):
         "teacher": recipes.teacher(args.teacher, variant(args.teacher_variant, (side, side), **clip)),
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     view = {"scale": (0.4, 1.0), "color_jitter": 0.4, "jitter_first": True}
     config.data.views.image.update(view)
     config.data.views.teacher = recipes.view((side, side)) | view | {"same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 4096
     config.optimizer.lr = 3e-3
     config.optimizer.lr_batch = 0

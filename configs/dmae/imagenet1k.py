@@ -26,6 +26,7 @@ def get_config(arg=None):
         workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model, teacher = variant(args.variant or "B/16"), variant(args.teacher_variant)
     config.method = {
@@ -46,11 +47,6 @@ def get_config(arg=None):
         "decoder_heads": 16,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
-
-    config.training.epochs = args.epochs
     config.training.batch_size = 4096
     config.optimizer.lr = 1.5e-4
     config.optimizer.warmup_epochs = min(20.0, args.epochs)

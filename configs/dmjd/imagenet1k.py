@@ -26,6 +26,7 @@ def get_config(arg=None):
     )
     name = args.variant or "B"
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name, stem_mlp_ratio=(8.0, 8.0))
     config.method = {
@@ -43,13 +44,9 @@ def get_config(arg=None):
         "visible_order": args.visible_order,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.views.image.scale = (0.5, 1.0)
     config.data.views.raw = recipes.view() | {"same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 512  # images; twice as many views
     # The rate grows with how many patches are predicted per hidden one: 2e-3 at 512 images.
     config.optimizer.lr = 6e-4 / args.mask_ratio

@@ -49,6 +49,7 @@ def get_config(arg=None):
     size = args.size
     batch, lr, drop_path, warmup = RECIPE[size]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     shared = {"positions": "learned", "qkv_bias": "qv", "drop_path_rate": drop_path}
     if size == "g":
@@ -67,14 +68,10 @@ def get_config(arg=None):
         "teacher": recipes.teacher(args.teacher, teacher),
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.mean = recipes.teacher("", {})["mean"]  # CLIP's, for student and teacher
     config.data.std = recipes.teacher("", {})["std"]
     config.data.views.teacher = recipes.view() | {"same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
     config.training.batch_size = batch
     config.optimizer.lr = lr
     config.optimizer.lr_batch = 0

@@ -35,6 +35,7 @@ def get_config(arg=None):
         workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     side = (args.image_size, args.image_size)
     config.model = {"arch": "vit", **variant(args.variant, side, drop_path_rate=args.drop_path)}
@@ -51,16 +52,11 @@ def get_config(arg=None):
         "trainable_blocks": 0.0,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.eval_resize = round(args.image_size * 256 / 224) if args.image_size <= 224 else args.image_size
     view = config.data.views.image
     view.update(size=side, scale=(0.08, 1.0), randaugment="rand-m9-mstd0.5-inc1", erase=0.25)
 
     config.training.start_from = args.start
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
     config.training.evaluate.update(loss_every_epochs=0.0, knn_every_epochs=0.0)
     config.optimizer.update(lr=args.lr, min_lr=1e-6, b2=args.b2, weight_decay=args.weight_decay, ema=args.ema)
     config.optimizer.update(layer_decay=args.layer_decay, warmup_epochs=args.warmup_epochs)

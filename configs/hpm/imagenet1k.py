@@ -39,6 +39,7 @@ def get_config(arg=None):
     )
     name = args.variant or "B/16"
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name)
     config.method = {
@@ -60,12 +61,6 @@ def get_config(arg=None):
     if args.target == "teacher":
         config.data.views.teacher = {**recipes.view(), "same_as": "image", "normalize": False}
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
-
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
     config.optimizer.lr = 1.5e-4
     config.optimizer.warmup_epochs = min(40.0, args.epochs)
     config.optimizer.weight_decay = 0.05

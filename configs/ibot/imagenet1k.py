@@ -57,6 +57,7 @@ def get_config(arg=None):
         raise ConfigError(f"argument data={args.data} is not one of 1k, 22k (B/16 and L/16)")
     published = PRETRAIN[size]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name, positions="learned", position_offset=0.1, init="ibot", drop_path_rate=0.1)
     config.method = {
@@ -72,8 +73,6 @@ def get_config(arg=None):
     }
 
     config.data.source = args.source or {"1k": "tfds:imagenet2012:train", "22k": "folder:imagenet22k"}[args.data]
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     scale = GLOBAL_SCALE[size] if args.local_crops else (0.14, 1.0)
     whole = recipes.view() | family.COLOURS | {"scale": scale, "blur": 1.0}
     small = recipes.view((96, 96)) | family.COLOURS | {"scale": LOCAL_SCALE[size], "blur": 0.5}

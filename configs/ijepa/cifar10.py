@@ -24,6 +24,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     config.model = variant(args.variant, image_size=(32, 32), cls_token=False, init="ijepa")
     config.method = {
@@ -50,16 +51,10 @@ def get_config(arg=None):
         "evaluate": "target",
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.views.image.scale = (0.3, 1.0)
     config.data.views.image.interpolation = "bilinear"
     config.data.views.image.flip = 0.0
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 0
     config.optimizer.warmup_lr = args.lr / 5
     config.optimizer.min_lr = 1e-6

@@ -44,6 +44,7 @@ def get_config(arg=None):
     (depth, heads), (group, length) = PREDICTOR[size], GROUPS[side]
     epochs = args.epochs or EPOCHS[size]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = model
     config.method = {
@@ -68,9 +69,6 @@ def get_config(arg=None):
         "evaluate": "target",
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.eval_resize = args.image_size * 256 // 224
     view = config.data.views.image
     view.size = (args.image_size, args.image_size)

@@ -42,6 +42,7 @@ def get_config(arg=None):
     size = SIZES.get(name.partition("/")[0], SIZES["B"])
     epochs = args.epochs or size["epochs"]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name)
     config.method = {
@@ -55,10 +56,6 @@ def get_config(arg=None):
         "decoder_depth": 1,
         "decoder_heads": 8,
     }
-
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
 
     config.training.epochs = epochs
     config.training.batch_size = size["batch_size"]

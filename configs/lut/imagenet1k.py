@@ -27,6 +27,7 @@ def get_config(arg=None):
     )
     name = args.variant or "B/16"
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name)
     config.method = {
@@ -47,9 +48,6 @@ def get_config(arg=None):
         "decoder_heads": 16,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     # Both views with crops of their own; the second with colours changed, and exactly one of three effects.
     config.data.views.image.crop = "random_reflect"
     config.data.views.image2 = recipes.view() | {
@@ -64,8 +62,6 @@ def get_config(arg=None):
         "one_effect": True,
     }
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
     # With the square root of the batch, not with the batch: 1.5e-4 * sqrt(batch) / 4.
     config.optimizer.lr = 1.5e-4 * math.sqrt(args.batch_size) / 4
     config.optimizer.lr_batch = 0

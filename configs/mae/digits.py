@@ -8,6 +8,7 @@ from mim_jax.models.vit_config import variant
 def get_config(arg=None):
     args = arguments(arg, epochs=25.0, batch_size=64)
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant("Ti/4", image_size=(32, 32), channels=1)
     config.model.update(width=96, depth=4, heads=4)
@@ -33,8 +34,6 @@ def get_config(arg=None):
     config.data.views.image.scale = (0.5, 1.0)
     config.data.views.image.flip = 0.0  # a mirrored digit is another digit, or none
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
     config.training.precision = "fp32"
     config.training.log_every = 10
     config.optimizer.lr = 2e-3

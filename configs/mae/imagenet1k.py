@@ -53,6 +53,7 @@ def get_config(arg=None):
     if args.augmentation not in AUGMENTATIONS:
         raise ConfigError(f"argument augmentation={args.augmentation} is not one of {', '.join(AUGMENTATIONS)}")
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name)
     config.method = {
@@ -67,13 +68,9 @@ def get_config(arg=None):
         "decoder_heads": 16,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     for key, value in AUGMENTATIONS[args.augmentation].items():
         config.data.views.image[key] = value
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 4096
     config.optimizer.lr = 1.5e-4
     config.optimizer.warmup_epochs = min(40.0, args.epochs)

@@ -41,6 +41,7 @@ def get_config(arg=None):
     switches = recipes.clip() if args.clip else DINO
     teacher = variant(args.teacher_variant, (side, side), **switches)
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name, drop_path_rate=DROP_PATH.get(size, 0.1))
     config.method = {
@@ -55,12 +56,8 @@ def get_config(arg=None):
         "teacher": recipes.teacher(args.teacher, teacher, "clip" if args.clip else "imagenet"),
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.views.teacher = recipes.view((side, side)) | {"same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 1024
     config.optimizer.lr = 1.5e-4
     config.optimizer.lr_batch = 256

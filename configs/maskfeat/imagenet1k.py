@@ -32,6 +32,7 @@ def get_config(arg=None):
     )
     name = args.variant or "B/16"
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(name, positions="learned", init="maskfeat")
     config.method = {
@@ -43,12 +44,8 @@ def get_config(arg=None):
         "gaussian_window": args.gaussian_window,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.views.image.scale = (0.5, 1.0)
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 2048
     config.optimizer.lr = 2e-4
     config.optimizer.lr_batch = 256

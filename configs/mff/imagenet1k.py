@@ -23,6 +23,7 @@ def get_config(arg=None):
         workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(args.variant or "B/16", positions="sincos_row")
     depth = config.model.depth
@@ -38,14 +39,10 @@ def get_config(arg=None):
         "decoder_mlp_ratio": 4.0,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     # The shorter side to 224, a crop of what is then padded by 4 mirrored pixels: more of the object than MAE's crop.
     config.data.views.image.crop = "random_reflect"
     config.data.views.image.interpolation = "bilinear"
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 4096
     config.optimizer.lr = 1.5e-4
     config.optimizer.warmup_epochs = min(40.0, args.epochs)

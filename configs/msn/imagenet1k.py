@@ -45,6 +45,7 @@ def get_config(arg=None):
         raise ConfigError(f"argument variant={args.variant} is not one of {', '.join(RUNS)}")
     drop, epochs = RUNS[args.variant]
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(args.variant, positions="learned", init="msn")
     config.method = {
@@ -70,9 +71,6 @@ def get_config(arg=None):
         "ema_momentum": 0.996,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     whole = recipes.view() | COLOURS | {"scale": (0.3, 1.0), "interpolation": "bilinear"}
     config.data.views.image = whole
     config.data.views.image2 = whole

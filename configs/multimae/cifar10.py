@@ -21,6 +21,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     config.model = variant(args.variant, image_size=(32, 32), cls_token=False, positions="sincos_row", init="multimae")
     config.method = {
@@ -43,13 +44,6 @@ def get_config(arg=None):
         "uncertainty": False,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 256
     config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
     config.optimizer.weight_decay = 0.05

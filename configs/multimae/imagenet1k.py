@@ -41,6 +41,7 @@ def get_config(arg=None):
         raise ConfigError(f"argument modalities={args.modalities} is not one of {', '.join(SETS)}")
     names = tuple(SETS[args.modalities])
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = variant(args.variant or "B/16", cls_token=False, positions="sincos_row", init="multimae")
     config.method = {
@@ -59,11 +60,6 @@ def get_config(arg=None):
         "uncertainty": args.uncertainty,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
-
-    config.training.epochs = args.epochs
     config.training.batch_size = 2048
     config.optimizer.lr = 1e-4
     config.optimizer.warmup_epochs = min(40.0, args.epochs)

@@ -27,6 +27,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     arch, _, size = args.variant.rpartition("-")
     if arch in ("", "vit"):
@@ -43,15 +44,9 @@ def get_config(arg=None):
         "target_window": 9,  # about the same share of the image as 47 of 192
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.views.image.scale = (0.67, 1.0)
     config.data.views.image.interpolation = "bilinear"
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 512
     config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
     config.optimizer.b2 = 0.999

@@ -52,6 +52,7 @@ def get_config(arg=None):
     arch, _, size = args.variant.partition("-")
     side = 224 if arch == "vit" else 192
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     if arch == "vit":
         config.model = {"arch": "vit", **variant(f"{size}/16", **VIT)}
@@ -67,10 +68,7 @@ def get_config(arg=None):
         "target_window": 47,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.fraction = args.fraction
-    config.data.workers = args.workers
     config.data.eval_resize = int(256 / 224 * side)
     config.data.views.image.size = (side, side)
     config.data.views.image.scale = (0.67, 1.0)

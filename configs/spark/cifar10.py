@@ -23,6 +23,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     config.model = variant(args.variant, image_size=(32, 32), stem_stride=args.stem_stride)
     config.method = {
@@ -32,13 +33,8 @@ def get_config(arg=None):
         "densify_norm": "auto",
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.views.image.scale = (0.67, 1.0)
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
     config.optimizer.update(name="lamb", eps=1e-6, clip_norm=5.0, weight_decay=0.04, weight_decay_end=0.2)
     config.optimizer.update(lr=args.lr, warmup_lr=0.005 * args.lr, min_lr=0.001 * args.lr, scale_min_lr=True)
     config.optimizer.end_inclusive = True

@@ -46,6 +46,7 @@ def get_config(arg=None):
         workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     side = (args.image_size, args.image_size)
     config.model = variant(args.variant, side)
@@ -58,15 +59,10 @@ def get_config(arg=None):
         "densify_norm": "auto",
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.views.image.size = side
     config.data.views.image.scale = (0.67, 1.0)
     config.data.eval_resize = round(args.image_size * 256 / 224)
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
     config.optimizer.update(name="lamb", eps=1e-6, clip_norm=5.0, weight_decay=0.04, weight_decay_end=0.2)
     config.optimizer.update(lr=args.lr, warmup_lr=0.005 * args.lr, min_lr=0.001 * args.lr, scale_min_lr=True)
     config.optimizer.end_inclusive = True

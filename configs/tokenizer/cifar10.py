@@ -22,6 +22,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = {
         "kind": args.kind,
@@ -47,21 +48,15 @@ def get_config(arg=None):
         "kl_share": 0.1,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.mean = (0.0, 0.0, 0.0)  # a tokenizer takes pixels in [0, 1], at evaluation too
     config.data.std = (1.0, 1.0, 1.0)
     config.data.eval_resize = 32
     config.data.views.image.size = (32, 32)
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
     config.training.checkpoint.metric = "val_loss"
     config.training.evaluate.loss_every_epochs = 1.0
     config.training.evaluate.knn_every_epochs = args.epochs
     config.training.evaluate.pictures_every_epochs = args.epochs
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 0
     config.optimizer.b2 = 0.99
     config.optimizer.warmup_epochs = args.epochs / 50

@@ -26,6 +26,7 @@ def get_config(arg=None):
         eval_source="tfds:imagenet2012:validation",
     )
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = {
         "kind": args.kind,
@@ -51,22 +52,16 @@ def get_config(arg=None):
         "kl_share": 0.1,
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.mean = (0.0, 0.0, 0.0)  # a tokenizer takes pixels in [0, 1], at evaluation too
     config.data.std = (1.0, 1.0, 1.0)
     config.data.eval_resize = args.image_size * 8 // 7
     config.data.views.image.size = (args.image_size, args.image_size)
     config.data.views.image.interpolation = "lanczos"
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
     config.training.checkpoint.metric = "val_loss"
     config.training.evaluate.loss_every_epochs = 1.0
     config.training.evaluate.knn_every_epochs = args.epochs
     config.training.evaluate.pictures_every_epochs = args.epochs / 4
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 0
     config.optimizer.b2 = 0.99
     config.optimizer.warmup_epochs = args.epochs / 20

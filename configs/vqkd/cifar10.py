@@ -25,6 +25,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
+    recipes.place(config, args)
 
     config.model = {
         "kind": "vqkd",
@@ -49,19 +50,13 @@ def get_config(arg=None):
         "teacher": recipes.teacher(args.teacher, variant(args.teacher_variant, image_size=(32, 32)), "cifar10"),
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
     config.data.mean = (0.0, 0.0, 0.0)  # a tokenizer takes pixels in [0, 1], at evaluation too
     config.data.std = (1.0, 1.0, 1.0)
     config.data.views.image.scale = (0.3, 1.0)
     config.data.views.teacher = recipes.view((32, 32)) | {"scale": (0.3, 1.0), "same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
-    config.training.batch_size = args.batch_size
-    config.training.precision = args.precision
     config.training.checkpoint.metric = "val_loss"
     config.training.evaluate.loss_every_epochs = 10.0
-    config.optimizer.lr = args.lr
     config.optimizer.lr_batch = 0
     config.optimizer.min_lr = 1e-5
     config.optimizer.b2 = 0.99

@@ -26,6 +26,7 @@ def get_config(arg=None):
         workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
     config = recipes.pretrain()
+    recipes.place(config, args)
 
     config.model = {
         "kind": "vqkd",
@@ -51,15 +52,11 @@ def get_config(arg=None):
         "teacher": recipes.teacher(args.teacher, encoder, "clip" if args.clip else "imagenet"),
     }
 
-    config.data.source = args.source
-    config.data.eval_source = args.eval_source
-    config.data.workers = args.workers
     config.data.mean = (0.0, 0.0, 0.0)  # a tokenizer takes pixels in [0, 1], at evaluation too
     config.data.std = (1.0, 1.0, 1.0)
     config.data.views.image.scale = (0.08, 1.0)
     config.data.views.teacher = recipes.view() | {"scale": (0.08, 1.0), "same_as": "image", "normalize": False}
 
-    config.training.epochs = args.epochs
     config.training.batch_size = 512
     config.training.checkpoint.metric = "val_loss"
     config.optimizer.lr = 5e-5

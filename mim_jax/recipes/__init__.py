@@ -11,9 +11,21 @@ from ml_collections import ConfigDict
 from mim_jax.recipes import evaluation
 from mim_jax.recipes.cifar10 import on_cifar10
 from mim_jax.recipes.evaluation import finetune_cifar10
+from mim_jax.recipes.place import place
 from mim_jax.recipes.teachers import clip, teacher
 
-__all__ = ["adamw", "clip", "data", "finetune_cifar10", "on_cifar10", "pretrain", "teacher", "training", "view"]
+__all__ = [
+    "adamw",
+    "clip",
+    "data",
+    "finetune_cifar10",
+    "on_cifar10",
+    "place",
+    "pretrain",
+    "teacher",
+    "training",
+    "view",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
