@@ -101,7 +101,13 @@ def lock(project: dict, python: str, build: Blocks, keep: bool) -> None:
 
 
 def _less(found: Blocks, others: Blocks) -> Blocks:
-    return {name: block for name, block in found.items() if name not in others}
+    """What is not in others already, or is there for some platforms only."""
+    return {name: block for name, block in found.items() if _platforms(others.get(name)) not in ("", _platforms(block))}
+
+
+def _platforms(block: str | None) -> str | None:
+    """The marker of a locked package, '' where it has none."""
+    return block and block.split(" \\\n", 1)[0].partition(" ; ")[2]
 
 
 def main() -> None:
