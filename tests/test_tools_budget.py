@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 import same_budget  # noqa: E402
-from budget import collect, colour, figure, jobs, resident, tables, views  # noqa: E402
+from budget import collect, colour, figure, jobs, measured, resident, tables, views  # noqa: E402
 from budget.systems import SYSTEMS  # noqa: E402
 from budget.vectorised import Budget, config_of, judge, train  # noqa: E402
 
@@ -200,6 +200,22 @@ def test_a_table_leaves_out_what_nobody_ran():
     assert lines[0] == "| system | seeds | images seen | TFLOPs | kNN k=10 | kNN k=20 |"
     assert lines[2] == "| mae | 2 | 32,000 | 2.7 | 51.0 ± 1.4 / 39.0 | 50.0 |"
     assert lines[3] == "| beit | 2 | 32,000 | 2.7 |  |  |"
+
+
+def test_measured_rows_are_means_over_seeds_and_are_added_once(tmp_path, monkeypatch):
+    values = {"pretrained": [0.30, 0.34], "untrained": [0.20, 0.20], "pixels": [0.39, 0.39]}
+    protocols = {"linear": {"counts": {"train": 10, "eval": 5}, "values": {k: {"top1": v} for k, v in values.items()}}}
+    found = row(images=32_000, steps=500, batch=64, seeds=[0, 1], checkpoints=["a" * 64, "b" * 64], protocols=protocols)
+    for run in ("mae", "mae-seed1"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "results" / "logs").mkdir(parents=True)
+    monkeypatch.setattr(measured, "ROOT", tmp_path)
+    monkeypatch.setattr(collect, "rows", lambda out: [found])
+    (new,) = measured.add(tmp_path, "abc", "a CPU", ["mae"])
+    assert new.id == "mae/vit_w96d3p4/cifar10/0.64ep/linear" and (new.value, new.spread) == (32.0, 2.83)
+    assert new.baselines == {"untrained": 20.0, "pixels": 39.0} and (tmp_path / new.log).exists()
+    assert measured.add(tmp_path, "abc", "a CPU", []) == [] and measured.add(tmp_path, "abc", "a CPU", ["beit"]) == []
 
 
 def test_a_figure_needs_a_result(tmp_path):

@@ -5,6 +5,7 @@
     python tools/same_budget.py --data CIFAR10 --out runs/same_flops --flops 1e14     one budget of arithmetic instead
     python tools/same_budget.py --data CIFAR10 --out runs/same_budget --seeds 3 --protocols knn attentive finetune
     python tools/same_budget.py --out runs/same_budget --table                   the table of what is there
+    python tools/same_budget.py --out runs/same_budget --add-rows COMMIT         puts them into results/
     python tools/same_budget.py --out runs/same_budget --figure accuracy.svg --with runs/same_flops/results.json
 
 CIFAR10 is a folder with train-*.parquet and test-*.parquet. A run that is there is continued, a result that is there
@@ -18,9 +19,9 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
 
-from budget import collect, figure, jobs, tables  # noqa: E402
+from budget import collect, figure, jobs, measured, tables  # noqa: E402
 from budget.systems import COMMON, SETTINGS, SYSTEMS  # noqa: E402
 
 __all__ = ["COMMON", "SYSTEMS", "main"]
@@ -42,9 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--figure", type=Path, help="run nothing, and draw accuracy against compute into this file")
     parser.add_argument("--with", dest="others", nargs="*", type=Path, default=[], help="results.json of other budgets")
+    parser.add_argument("--add-rows", metavar="COMMIT", help="run nothing, and add rows of --only or all to results/")
+    parser.add_argument("--hardware", default="one CPU core, shared with other work", help="what the rows say of it")
     args = parser.parse_args(argv)
     out = args.out.resolve()
     fine = True
+    if args.add_rows:
+        print("\n".join(row.id for row in measured.add(out, args.add_rows, args.hardware, args.only or [])))
+        return 0
     if not (args.table or args.figure):
         if args.data is None:
             parser.error("--data is needed to run anything; --table shows what is there")

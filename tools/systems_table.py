@@ -1,7 +1,7 @@
 """The table of all systems: difference from the authors' code, parameters, worth of the encoder, length of the file.
 
     mim-jax verify CASES --json results/reference_cases.json        what every reference case came to
-    python tools/same_budget.py --data CIFAR10 --out RUNS           writes RUNS/results.json: results/same_budget.json
+    python tools/same_budget.py --data CIFAR10 --out RUNS; python tools/same_budget.py --out RUNS --add-rows COMMIT
     python tools/systems_table.py --write                           the table, into docs/systems.md
 
 Without --write the table is printed. What nobody has run is an empty cell. Nothing here is a number of its own, except
@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mim_jax.replacing import replacing
+from mim_jax.results import files
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "systems.md"
@@ -82,23 +84,23 @@ def faithful(name: str, cases: list[dict[str, Any]]) -> str:
     return words + (f", {failed} FAILED" if failed else "")
 
 
-def worth(row: Mapping[str, Any] | None, protocol: str, metric: str) -> str:
-    """`35.1 / 28.6`: pretrained and untrained, in %."""
-    values = (row or {}).get("protocols", {}).get(protocol, {}).get("values", {})
-    found = [values[who][metric] for who in ("pretrained", "untrained") if who in values]
-    return " / ".join(f"{100 * sum(by_seed) / len(by_seed):.1f}" for by_seed in found)
+def worth(name: str, measure: str) -> str:
+    """`35.1 / 28.6`: pretrained and untrained, in %, at the small common budget."""
+    _, measured = files.read(ROOT / "results" / f"{name}.json")
+    for row in measured:
+        if row.id.endswith(f"/{measure}") and row.command.startswith("python tools/same_budget.py"):
+            return f"{row.value:.1f} / {row.baselines['untrained']:.1f}"
+    return ""
 
 
-def table(cases: list[dict[str, Any]], budget: list[dict[str, Any]]) -> str:
+def table(cases: list[dict[str, Any]]) -> str:
     """Markdown."""
-    rows = {row["system"]: row for row in budget}
     head = "| system | largest difference (cases) | parameters | kNN k=20 | linear | lines |"
     made = [head, "|---|---|---:|---|---|---:|"]
     for name, theirs in THEIRS.items():
         ours = parameters(name)
         same = f"{ours:,}" if ours == theirs else f"{ours:,}; theirs {theirs:,}"
-        cells = [faithful(name, cases), same, worth(rows.get(name), "knn", "top1_k20")]
-        cells += [worth(rows.get(name), "linear", "top1"), str(lines(name))]
+        cells = [faithful(name, cases), same, worth(name, "knn_k20"), worth(name, "linear"), str(lines(name))]
         made.append(f"| [{name}](gallery/{name}.md) | {' | '.join(cells)} |")
     return "\n".join(made)
 
@@ -106,14 +108,10 @@ def table(cases: list[dict[str, Any]], budget: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, default=ROOT / "results" / "reference_cases.json")
-    parser.add_argument("--budget", type=Path, default=ROOT / "results" / "same_budget.json")
     parser.add_argument("--write", action="store_true", help="into docs/systems.md")
     args = parser.parse_args()
-    cases, budget = (json.loads(path.read_text()) if path.exists() else [] for path in (args.cases, args.budget))
-    found = table(cases, budget)
+    found = table(json.loads(args.cases.read_text()) if args.cases.exists() else [])
     if args.write:
-        from mim_jax.replacing import replacing
-
         before, _, rest = PAGE.read_text().partition(BEGIN)
         after = rest.partition(END)[2]
         with replacing(PAGE) as temporary:
