@@ -116,3 +116,15 @@ def _fetched(path) -> list[str]:
     """Addresses from which a page takes scripts, styles, fonts and pictures."""
     taken = r'<(?:script|img|link rel="(?:stylesheet|preconnect)")[^>]*(?:src|href)="([^"]*)"'
     return re.findall(taken, path.read_text())
+
+
+def test_lists_and_tables_stand_apart_from_the_text_before_them(root):
+    """Otherwise the site shows them as text, while other readers of Markdown do not."""
+    for path in [*(root / "docs").rglob("*.md"), root / "README.md", root / "CONTRIBUTING.md"]:
+        before, fenced = "", False
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            fenced ^= line.startswith("```")
+            begins = re.match(r"- |\d+\. |\|", line)
+            if begins and not fenced and before and not re.match(r"- |\d+\. |\s|#|\||```|<!--", before):
+                raise AssertionError(f"{path.name}, line {number}: an empty line is missing before it")
+            before = line
