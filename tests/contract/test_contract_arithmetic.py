@@ -42,6 +42,7 @@ def test_gradients_reach_exactly_the_expected_parameters(case):
         assert (gradient != 0).any() != exempt, name
 
 
+@pytest.mark.slow  # compiles every operation by itself
 def test_jit_equals_no_jit(case):
     np.testing.assert_allclose(case.eager_forward()[0], case.loss(), rtol=1e-5)
 
@@ -84,7 +85,10 @@ def test_bfloat16_is_finite_and_near_float32(cls):
         assert gradient.dtype == np.float32 and np.isfinite(gradient).all(), name
 
 
-@pytest.mark.parametrize("how", [dict(scan=True, remat="dots"), dict(remat="full")])
+HOWS = [dict(scan=True, remat="dots"), pytest.param(dict(remat="full"), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("how", HOWS)
 def test_scan_and_remat_change_nothing(cls, case, how):
     fields = [f.name for f in dataclasses.fields(case.method.model)]
     if not set(how) <= set(fields):
