@@ -50,6 +50,7 @@ def test_a_run_at_an_address_goes_on_on_another_host(root, tmp_path, address, mo
     assert load_run(address).step == 15
 
 
+@pytest.mark.slow
 def test_several_processes_at_one_address(root, tmp_path, address, fault):
     words = [address if word == "ADDRESS" else word for word in train_words(Path("ADDRESS"))]
     before = Path.cwd()

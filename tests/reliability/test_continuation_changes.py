@@ -64,6 +64,7 @@ def test_an_unchanged_batch_size_changes_nothing():
         assert Course.going_on(old_place(step, 103, 10), 103, 10) == Course(103, 10)
 
 
+@pytest.mark.slow
 def test_another_batch_size_in_a_run(root, tmp_path, capfd, fault):
     """Three of five steps of an epoch at 256, the rest of the run at 128."""
     stop_after(small(root), tmp_path, 3)

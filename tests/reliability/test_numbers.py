@@ -207,7 +207,8 @@ def test_in_a_gradient_alone(root, tmp_path, monkeypatch, fault, capsys):
     assert real.losses(tmp_path)[-1][0] == 4  # step 4, counted from 0, did not count
 
 
-@pytest.mark.parametrize("policy", [slow("stop"), "skip"])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_in_what_a_step_updates(policy, root, tmp_path, monkeypatch, fault):
     """The centre is lost when it is noticed; to leave the batch out, the run goes back to a checkpoint."""
     monkeypatch.setitem(registry.METHODS, "ibot", f"{__name__}:Spoiling")
@@ -234,6 +235,7 @@ def test_in_what_a_step_updates(policy, root, tmp_path, monkeypatch, fault):
 SPIKE = ["training.on_spike=rewind", "training.spike.window=4", "training.spike.leave_out=2", "training.epochs=2"]
 
 
+@pytest.mark.slow
 def test_after_a_spike_the_run_goes_back(root, tmp_path, monkeypatch, fault, capfd):
     """To a checkpoint before it, without the batches that led to it; which checkpoint that is changes nothing."""
     monkeypatch.setitem(registry.METHODS, "mae", f"{__name__}:Jumping")
