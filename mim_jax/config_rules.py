@@ -126,7 +126,7 @@ EVALUATION: dict[str, Rule] = {
     "evaluation.finetune.b2": below_one(),
     "evaluation.finetune.layer_decay": (lambda v: 0 < v <= 1, "above 0, up to 1"),
     "evaluation.finetune.drop_path_rate": below_one(),
-    "evaluation.finetune.pooling": one_of("mean", "cls"),
+    "evaluation.finetune.pooling": one_of("mean", "cls", "all"),
     "evaluation.finetune.mixup_probability": within(0, 1),
     "evaluation.finetune.mixup_switch_probability": within(0, 1),
     "evaluation.finetune.label_smoothing": below_one(),

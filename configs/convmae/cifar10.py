@@ -21,7 +21,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
-    recipes.place(config, args)
+    recipes.on_cifar10(config, args)
 
     sizes = dict(stem_width=(48, 96), stem_depth=(1, 2), strides=(1, 2, 2), width=192, depth=11, heads=3)
     config.model = variant("B", image_size=(32, 32), **sizes)
@@ -35,9 +35,5 @@ def get_config(arg=None):
         "decoder_mlp_ratio": 4.0,
     }
 
-    config.optimizer.lr_batch = 256
-    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
-    config.optimizer.weight_decay = 0.05
-
-    config.evaluation.linear.batch_size = 4096
+    config.evaluation.linear.feature = "pooled"
     return config

@@ -22,10 +22,11 @@ def get_config(arg=None):
         eval_source="tfds:imagenet2012:validation",
         workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
+    name = args.variant or "B"
     config = recipes.pretrain()
     recipes.place(config, args)
 
-    config.model = variant(args.variant or "B")
+    config.model = variant(name)
     config.method = {
         "name": "convmae",
         "mask_ratio": args.mask_ratio,
@@ -40,4 +41,6 @@ def get_config(arg=None):
     config.optimizer.lr = 1.5e-4
     config.optimizer.warmup_epochs = min(40.0, args.epochs)
     config.optimizer.weight_decay = 0.05
+
+    recipes.judged_conv_vit(config, name)
     return config

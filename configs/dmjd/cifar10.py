@@ -22,7 +22,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
-    recipes.place(config, args)
+    recipes.on_cifar10(config, args)
 
     sizes = dict(stem_width=(48, 96), stem_depth=(1, 2), strides=(1, 2, 2), width=192, depth=11, heads=3)
     config.model = variant("B", image_size=(32, 32), **sizes)
@@ -44,9 +44,5 @@ def get_config(arg=None):
     config.data.views.image.scale = (0.5, 1.0)
     config.data.views.raw = recipes.view((32, 32)) | {"same_as": "image", "normalize": False}
 
-    config.optimizer.lr_batch = 256
-    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
-    config.optimizer.weight_decay = 0.05
-
-    config.evaluation.linear.batch_size = 4096
+    config.evaluation.linear.feature = "pooled"
     return config

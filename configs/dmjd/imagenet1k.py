@@ -53,4 +53,6 @@ def get_config(arg=None):
     config.optimizer.warmup_epochs = min(20.0, args.epochs)
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 3.0 if name == "L" else 0.0
+
+    recipes.judged_conv_vit(config, name)
     return config

@@ -21,7 +21,7 @@ def get_config(arg=None):
         eval_source="tfds:cifar10:test",
     )
     config = recipes.pretrain("cifar10")
-    recipes.place(config, args)
+    recipes.on_cifar10(config, args)
 
     config.model = variant(args.variant, image_size=(32, 32), cls_token=False, positions="sincos_row", init="multimae")
     config.method = {
@@ -44,9 +44,5 @@ def get_config(arg=None):
         "uncertainty": False,
     }
 
-    config.optimizer.lr_batch = 256
-    config.optimizer.warmup_epochs = min(20.0, args.epochs / 10)
-    config.optimizer.weight_decay = 0.05
-
-    config.evaluation.linear.batch_size = 4096
+    config.evaluation.finetune.pooling = "all"
     return config

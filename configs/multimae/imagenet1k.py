@@ -64,4 +64,7 @@ def get_config(arg=None):
     config.optimizer.lr = 1e-4
     config.optimizer.warmup_epochs = min(40.0, args.epochs)
     config.optimizer.weight_decay = 0.05
+
+    # Fine-tuning from pixels alone: the head averages the global token too, and the authors erase nothing.
+    config.evaluation.finetune.update(pooling="all", random_erasing=0.0)
     return config

@@ -15,8 +15,7 @@ from mim_jax.data.settings import Settings as DataSettings
 from mim_jax.data.split import open_split
 from mim_jax.errors import ConfigError
 from mim_jax.evaluation.protocol import Task
-from mim_jax.methods.classifiers import encoder_section
-from mim_jax.models.conv_config import ConvConfig
+from mim_jax.methods.classifiers import EncoderConfig, encoder_section
 from mim_jax.models.swin_config import SwinConfig
 from mim_jax.models.vit_config import VitConfig
 from mim_jax.training.sharding import batch_shards
@@ -62,19 +61,26 @@ def finetune_config(settings: Settings, task: Task, classes: int, mesh: Mesh) ->
     return config
 
 
-def image_size(settings: Settings, task: Task) -> tuple[int, int]:
-    """(height, width) of the images, as asked for or as pretrained."""
-    method, model = task.encoder.method, task.encoder.model
-    if not isinstance(model, VitConfig | SwinConfig | ConvConfig):
+def encoder_model(task: Task) -> EncoderConfig:
+    """The config of what is fine-tuned, as it was pretrained."""
+    method = task.encoder.method
+    model = None if method is None else method.image_model
+    if not isinstance(model, EncoderConfig):
         name = task.encoder.name if method is None else method.name
         raise ConfigError(f"a run of '{name}' has no encoder that could be fine-tuned")
+    return model
+
+
+def image_size(settings: Settings, task: Task) -> tuple[int, int]:
+    """(height, width) of the images, as asked for or as pretrained."""
+    model = encoder_model(task)
     asked = tuple(settings["image_size"])
     return model.image_size if asked == (0, 0) else (int(asked[0]), int(asked[1]))
 
 
 def model_section(settings: Settings, task: Task, size: tuple[int, int]) -> dict[str, Any]:
     """The encoder as it was pretrained, but for what fine-tuning changes."""
-    model = task.encoder.model
+    model = encoder_model(task)
     changes: dict[str, Any] = {"image_size": size, "drop_path_rate": float(settings["drop_path_rate"])}
     if isinstance(model, VitConfig):
         usual = "per_block" if model.relative_bias == "shared" else model.relative_bias

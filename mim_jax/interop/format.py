@@ -90,6 +90,9 @@ class Format:
 
     def unheld(self, method: Method) -> str:
         """Why the method cannot be written so, or ''; switches that the layout does not know are always a reason."""
+        pools_all = getattr(method, "pooling", "") == "all" and getattr(method.model, "cls_token", False)
+        if self.part == "classifier" and pools_all:
+            return "its head averages the class token too (method.pooling 'all')"
         unknown = [key for key in getattr(method.model, "special", ()) if key not in self.switches]
         return f"it knows no model.{unknown[0]}" if unknown else self.refusal(method)
 

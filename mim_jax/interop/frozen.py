@@ -151,10 +151,10 @@ def _setting(key: str, method: Any, config: VitConfig) -> Any:
 
 
 def _check_norm(source: Path, trained: Any) -> None:
-    if getattr(trained, "pooling", "") == "mean":
+    if getattr(trained, "pooling", "cls") != "cls":
         raise ConfigError(
-            f"method.teacher.source '{source}' was fine-tuned with method.pooling 'mean', so its encoder has no final "
-            "norm and cannot teach; give the run that it started from, or one with pooling 'cls'"
+            f"method.teacher.source '{source}' was fine-tuned with method.pooling '{trained.pooling}', so its encoder "
+            "has no final norm and cannot teach; give the run that it started from, or one with pooling 'cls'"
         )
 
 

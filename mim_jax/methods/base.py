@@ -226,6 +226,16 @@ class Method(abc.ABC):
         path = self.encoder_copies[0] if found is extra else "encoder"
         return functools.reduce(lambda tree, name: tree[name], path.split("/"), found)
 
+    @property
+    def image_model(self) -> Any:
+        """The config of the encoder that another method can start from (`image_encoder`)."""
+        return self.model
+
+    def image_encoder(self, params: Tree, extra: Tree = None) -> Tree:
+        """Its parameters: the whole encoder, or where that knows more than images the part that serves them, under the
+        names of a plain encoder."""
+        return self.encoder_params(params, extra)
+
     @abc.abstractmethod
     def encode(
         self, params: Tree, images: Float[Array, "B H W C"], *, extra: Tree = None, layers: bool | str = False

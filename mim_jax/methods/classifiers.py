@@ -14,12 +14,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mim_jax.errors import ConfigError, nearest
 from mim_jax.methods.base import Features, ParamGroups, Tree
-from mim_jax.methods.building import section
+from mim_jax.methods.building import check_numbers, section
 from mim_jax.methods.hierarchical import swin_finetune_groups
-from mim_jax.methods.transformers import vit_groups
+from mim_jax.methods.transformers import conv_vit_groups, vit_groups
 from mim_jax.models.classifier import Classified, Classifier
 from mim_jax.models.conv_classifier import ConvClassifier
 from mim_jax.models.conv_config import ARCHITECTURES, ConvConfig
+from mim_jax.models.conv_vit import conv_vit_flops, first_embed_flops
+from mim_jax.models.conv_vit_config import ConvVitConfig
 from mim_jax.models.convnets import convnet_flops, stem_flops
 from mim_jax.models.swin import SwinClassifier, swin_flops
 from mim_jax.models.swin_config import ARCHS, SwinConfig
@@ -28,9 +30,11 @@ from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn import flops
 from mim_jax.nn.drop_path import drop_path_noise
 
-EncoderConfig = VitConfig | SwinConfig | ConvConfig
+Transformer = VitConfig | ConvVitConfig
+EncoderConfig = Transformer | SwinConfig | ConvConfig
+NAMES = {VitConfig: "vit", ConvVitConfig: "conv_vit"}  # of those that have no key `arch` themselves
 KINDS: dict[str, Any] = {
-    "vit": VitConfig,
+    **{name: kind for kind, name in NAMES.items()},
     **dict.fromkeys(ARCHS, SwinConfig),
     **dict.fromkeys(ARCHITECTURES, ConvConfig),
 }
@@ -46,49 +50,50 @@ def encoder_config(model: Mapping[str, Any]) -> EncoderConfig:
     if arch not in KINDS:
         raise ConfigError(f"model.arch '{arch}' is not known{nearest(arch, KINDS)}")
     kind = KINDS[arch]
-    values = {key: value for key, value in model.items() if key != "arch" or kind is not VitConfig}
+    values = {key: value for key, value in model.items() if key != "arch" or kind not in NAMES}
     return kind.from_section(section(kind, values, "model"))
 
 
 def encoder_section(config: EncoderConfig) -> dict[str, Any]:
     """Inverse of `encoder_config`, without the precision, which a run sets for all."""
     values = {key: value for key, value in dataclasses.asdict(config).items() if key != "precision"}
-    return {"arch": "vit", **values}
+    return {"arch": NAMES.get(type(config)), **values}
 
 
 def classifier(config: EncoderConfig, classes: int, pooling: str, head_std: float, running: bool = False) -> nn.Module:
     """The module that is fine-tuned. head_std: 0 takes the family's own start of the head. running: batch norms use
     the stored statistics."""
-    if isinstance(config, VitConfig):
+    if isinstance(config, Transformer):
         return Classifier(config, classes, pooling, head_std or 2e-5)
     if isinstance(config, SwinConfig):
         return SwinClassifier(config, classes, head_std or 0.02)
-    usual = 0.02 if config.arch == "convnext" else 0.0
-    return ConvClassifier(config, classes, running, head_std or usual)
+    return ConvClassifier(config, classes, running, head_std or (0.02 if config.arch == "convnext" else 0.0))
 
 
 def path_noise(config: EncoderConfig, key: PRNGKeyArray, batch: int) -> Float[Array, "B L ..."] | None:
     """The random numbers of drop path; None where its rate is 0."""
     if isinstance(config, ConvConfig):
         return jax.random.uniform(key, (batch, sum(config.depth))) if config.drop_path_rate > 0 else None
-    return drop_path_noise(key, batch, config.depth, config.drop_path_rate)
+    blocks = config.blocks if isinstance(config, ConvVitConfig) else config.depth
+    return drop_path_noise(key, batch, blocks, config.drop_path_rate)
 
 
 def features(config: EncoderConfig, out: Classified, size: tuple[int, int]) -> Features:
     """What the classifier says about images of (height, width): `pooled` is what its head receives."""
     assert out.tokens is not None
-    stride = config.patch_size if isinstance(config, VitConfig) else config.stride
-    stride = (stride, stride) if isinstance(stride, int) else stride
-    cls = out.tokens[:, 0] if isinstance(config, VitConfig) and config.cls_token else None
-    prefix = 0 if cls is None else 1
-    return Features(cls, out.tokens[:, prefix:], out.features, out.layers, (size[0] // stride[0], size[1] // stride[1]))
+    stride = config.patch_size if isinstance(config, Transformer) else config.stride
+    down, across = (stride, stride) if isinstance(stride, int) else stride
+    prefix = 1 if isinstance(config, Transformer) and config.cls_token else 0
+    cls = out.tokens[:, 0] if prefix else None
+    return Features(cls, out.tokens[:, prefix:], out.features, out.layers, (size[0] // down, size[1] // across))
 
 
 def groups(config: EncoderConfig) -> ParamGroups:
-    """Layers of the layer-wise decay, and what takes no weight decay (vectors never do): MAE's and BEiT's code leave
-    out class token and positions, Swin's everything about positions."""
-    if isinstance(config, VitConfig):
-        return dataclasses.replace(vit_groups(config.depth), no_decay=(r"encoder/cls_token$", r"encoder/pos_embed$"))
+    """Layers of the layer-wise decay, and what takes no weight decay (vectors never do): the codes of MAE, BEiT and
+    ConvMAE leave out class token and positions, Swin's everything about positions."""
+    if isinstance(config, Transformer):
+        made = (conv_vit_groups if isinstance(config, ConvVitConfig) else vit_groups)(config.depth)
+        return dataclasses.replace(made, no_decay=(r"encoder/cls_token$", r"encoder/(transformer/)?pos_embed$"))
     if isinstance(config, SwinConfig):
         return swin_finetune_groups(config.depths)
     depth, layers = config.layers()
@@ -119,13 +124,12 @@ def groups_of(config: EncoderConfig, params: Tree, blocks: int | float) -> Param
 
 def check(config: EncoderConfig, settings: Any) -> None:
     """Refuses impossible settings of fine-tuning (`methods.finetune.Finetune`) for an encoder; raises ConfigError."""
-    for key in ("label_smoothing", "mixup_probability", "mixup_switch_probability"):
-        if not 0 <= getattr(settings, key) <= 1:
-            raise ConfigError(f"method.{key} {getattr(settings, key)} must be between 0 and 1")
-    for key, least in (("classes", 2), ("repeated", 1), ("mixup", 0), ("cutmix", 0), ("head_std", 0)):
+    shares = ("label_smoothing", "mixup_probability", "mixup_switch_probability")
+    check_numbers(settings, whole=("repeated",), shares=shares)
+    for key, least in (("classes", 2), ("mixup", 0), ("cutmix", 0), ("head_std", 0)):
         if getattr(settings, key) < least:
             raise ConfigError(f"method.{key} {getattr(settings, key)} must be at least {least}")
-    if settings.pooling == "cls" and isinstance(config, VitConfig) and not config.cls_token:
+    if settings.pooling == "cls" and isinstance(config, Transformer) and not config.cls_token:
         raise ConfigError("method.pooling 'cls' needs an encoder with model.cls_token; use 'mean'")
     blocks, depth = settings.trainable_blocks, groups(config).depth
     if not 0 <= blocks <= depth or not (blocks % 1 == 0 or (blocks == 0.5 and not isinstance(config, ConvConfig))):
@@ -140,7 +144,7 @@ def forward_and_backward_flops(config: EncoderConfig, classes: int) -> float:
     if isinstance(config, VitConfig):
         return 3 * (vit_flops(config) + flops.dense(1, config.width, classes))
     if isinstance(config, SwinConfig):
-        width = config.stage_width(len(config.depths) - 1)
-        return 3 * (swin_flops(config) + flops.dense(1, width, classes))
-    head = flops.dense(1, config.outputs[-1], classes)
-    return 3 * (convnet_flops(config) + head) - stem_flops(config)
+        return 3 * (swin_flops(config) + flops.dense(1, config.stage_width(len(config.depths) - 1), classes))
+    if isinstance(config, ConvVitConfig):
+        return 3 * (conv_vit_flops(config) + flops.dense(1, config.width, classes)) - first_embed_flops(config)
+    return 3 * (convnet_flops(config) + flops.dense(1, config.outputs[-1], classes)) - stem_flops(config)

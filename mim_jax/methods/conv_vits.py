@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from mim_jax.errors import ConfigError
 from mim_jax.methods.base import Features, ParamGroups
 from mim_jax.methods.building import section
 from mim_jax.methods.masked_autoencoder import MaskedAutoencoder
-from mim_jax.methods.transformers import vit_features
+from mim_jax.methods.transformers import conv_vit_groups, vit_features
 from mim_jax.models.conv_vit import ConvVit, conv_vit_flops, first_embed_flops
-from mim_jax.models.conv_vit_config import ConvVitConfig
+from mim_jax.models.conv_vit_config import FINETUNING, ConvVitConfig
 from mim_jax.nn.block import StackConfig
 
 
@@ -28,6 +29,15 @@ class ConvVitAutoencoder(MaskedAutoencoder):
     @classmethod
     def encoder_config(cls, model: Mapping[str, Any]) -> ConvVitConfig:
         return ConvVitConfig.from_section({**cls.family, **section(ConvVitConfig, model, "model")})
+
+    def check(self) -> None:
+        super().check()
+        for key in FINETUNING:
+            if getattr(self.model, key) != getattr(ConvVitConfig, key):
+                raise ConfigError(
+                    f"model.{key} {getattr(self.model, key)!r} is for fine-tuning; {self.name} has no such thing in "
+                    f"pretraining, so leave it at {getattr(ConvVitConfig, key)!r}"
+                )
 
     @classmethod
     def tiny(cls, image_size=(16, 16), channels=3, **model):
@@ -52,14 +62,7 @@ class ConvVitAutoencoder(MaskedAutoencoder):
         return vit_features(ConvVit(self.model), self.encoder_params(params, extra), images, layers)
 
     def param_groups(self) -> ParamGroups:
-        """All embeddings are layer 0; the blocks of the stem and then those of the transformer follow, one layer each
-        (the authors' fine-tuning code)."""
-        layers, first = [(r"encoder/embed(?:_\d+)?/", 0), (r"encoder/transformer/patch_embed/", 0)], 1
-        for stage, depth in enumerate(self.model.stem_depth):
-            layers.append((rf"encoder/stage_{stage}_block_(\d+)/", first))
-            first += depth
-        layers.append((r"encoder/transformer/blocks_(\d+)/", first))
-        return ParamGroups(depth=first + self.model.depth - 1, layers=tuple(layers))
+        return conv_vit_groups(self.model.depth)
 
     def flops(self) -> float:
         encoder = 3 * conv_vit_flops(self.model, self.seen, fuse=True) - first_embed_flops(self.model)

@@ -33,7 +33,7 @@ MODES = ("batch", "each")
 
 @dataclasses.dataclass(frozen=True)
 class Finetune(Method):
-    """An encoder (ViT, Swin, ResNet or ConvNeXt: `model.arch`) with a classifier; the defaults are MAE's for ViT-B."""
+    """An encoder (ViT, ConvMAE's, Swin, ResNet or ConvNeXt: `model.arch`) with a classifier; defaults: MAE's ViT-B."""
 
     name: ClassVar[str] = "finetune"
     masks: ClassVar[bool] = False
@@ -41,7 +41,7 @@ class Finetune(Method):
 
     model: classifiers.EncoderConfig = VitConfig()
     classes: int = 1000
-    pooling: str = "mean"  # of a vision transformer: mean | cls
+    pooling: str = "mean"  # of a vision transformer: mean | cls | all (patches and class token)
     criterion: str = "cross_entropy"  # cross_entropy | binary
     label_smoothing: float = 0.1
     mixup: int | float = 0.8  # parameter of the Beta distribution; 0: none

@@ -18,15 +18,14 @@ from jaxtyping import Array
 from mim_jax.errors import ConfigError
 from mim_jax.masking.mask import Mask
 from mim_jax.masking.multimodal import MultimodalMask, check_concentration, check_tokens, multimodal_mask
+from mim_jax.methods import multimodal
 from mim_jax.methods.base import Batch, Features, Method, Output, ParamGroups, Pictures, Progress, Variables
 from mim_jax.methods.building import section, start
-from mim_jax.methods.multimodal import multimodal_pictures, task_loss, weighed
 from mim_jax.methods.transformers import vit_config, vit_groups
 from mim_jax.models import multimae
 from mim_jax.models.modalities import PSEUDO, Named, Task, check_names, modalities_of, tasks_of
 from mim_jax.models.vit_config import VitConfig, check_heads
 from mim_jax.nn.drop_path import drop_path_noise
-from mim_jax.nn.patches import patch_grid
 
 FAMILY: dict[str, Any] = dict(cls_token=False, positions="sincos_row", init="multimae")
 
@@ -73,9 +72,9 @@ class MultiMAE(Method):
     def tiny(cls, image_size=(16, 16), channels=3, **model) -> MultiMAE:
         vit = dict(image_size=image_size, channels=channels, patch_size=4, width=16, depth=2, heads=2) | model
         labels = dict(source="colours", stride=2, classes=9, embedding=4, loss="cross_entropy")
-        modalities = dict(rgb={}, edges=dict(source="edges", loss="l1"), colours=labels)
-        sizes = dict(visible_tokens=7, decoder_width=8, decoder_depth=1, decoder_heads=2)
-        return cls.from_config(vit, dict(modalities=modalities, **sizes))
+        sizes: dict[str, Any] = dict(visible_tokens=7, decoder_width=8, decoder_depth=1, decoder_heads=2)
+        sizes |= dict(modalities=dict(rgb={}, edges=dict(source="edges", loss="l1"), colours=labels))
+        return cls.from_config(vit, sizes)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -87,8 +86,7 @@ class MultiMAE(Method):
         stack = dataclasses.replace(self.model.stack, depth=depth, heads=heads, drop_path_rate=0.0)
         shared = dict(width=self.decoder_width, stack=stack, inputs=self.inputs, own_tokens=self.own_tokens)
         shared |= dict(global_tokens=self.global_tokens)
-        seen = tuple((name, known[name]) for name in self.inputs)
-        encoder = multimae.MultimodalEncoder(self.model, seen, self.global_tokens)
+        encoder = multimae.MultimodalEncoder(self.model, tuple((n, known[n]) for n in self.inputs), self.global_tokens)
         return encoder, multimae.decoders_of(self.tasks, self.model.patch_size, **shared)
 
     def values(self, batch: Batch) -> dict[str, Array]:
@@ -117,30 +115,33 @@ class MultiMAE(Method):
 
     def forward(self, params, extra, frozen, batch, draws, progress):
         (encoder, decoders), mask, values = self.modules(), draws["mask"], self.values(batch)
-        shown = {name: values[name] for name in self.inputs}
-        tokens, _ = encoder.apply({"params": params["encoder"]}, shown, mask, draws["drop_path"])
+        tokens, _ = encoder.apply({"params": params["encoder"]}, values, mask, draws["drop_path"])
         hidden, table = mask.hidden(len(self.inputs)), multimae.decoder_positions(self.model, self.decoder_width)
-        apply = lambda name: decoders[name].apply({"params": params["decoders"][name]}, tokens, mask, table)  # noqa: E731
-        found = {name: apply(name) for name in self.outputs}
-        judge = lambda n, task: task_loss(task, found[n], values[task.name], hidden, self.model.patch_size)  # noqa: E731
-        losses = {name: judge(name, task) for name, task in self.tasks.items()}
-        terms = weighed(losses, params["balance"]["log_variances"]) if self.uncertainty else losses
+        found = {n: d.apply({"params": params["decoders"][n]}, tokens, mask, table) for n, d in decoders.items()}
+        losses = multimodal.task_losses(self.tasks, found, values, hidden, self.model.patch_size)
+        terms = multimodal.weighed(losses, params["balance"]["log_variances"]) if self.uncertainty else losses
         everywhere = Mask(hidden.all(0), grid=self.model.grid)  # where no modality shows the patch
         trace = dict(mask=everywhere, latent=tokens, predictions=found, hidden=hidden, values=values)
         trace |= dict(losses=losses, pred=jnp.concatenate(list(found.values()), axis=-1))
         return sum(terms.values()), Output(terms, weight=jnp.float32(len(tokens)), trace=trace)
 
     def encode(self, params, images, *, extra=None, layers=False) -> Features:
-        """Of the modality `image` alone; the global token is the class token. There is no norm at the end."""
-        name = next(n for n, modality in self.modalities if modality.source == "image" and n in self.inputs)
-        found, outputs = self.modules()[0].apply({"params": params["encoder"]}, {name: images}, layers=bool(layers))
-        tokens, *outputs = (multimae.global_first(x, self.global_tokens) for x in (found.astype(jnp.float32), *outputs))
-        grid = patch_grid(images.shape[1:3], self.model.patch_size)
-        return Features(tokens[:, 0], tokens[:, 1:], tokens[:, 1:].mean(1), tuple(outputs), grid)
+        return multimodal.image_features(self.modules()[0], params["encoder"], self.image_input, images, bool(layers))
+
+    @property
+    def image_input(self) -> str:
+        return next(n for n, modality in self.modalities if modality.source == "image" and n in self.inputs)
+
+    @property
+    def image_model(self) -> VitConfig:
+        return multimodal.image_model(self.model, self.global_tokens)
+
+    def image_encoder(self, params, extra=None):
+        return multimodal.image_params(params["encoder"], self.image_input)
 
     def show(self, params, extra, frozen, batch, key) -> Pictures:
         trace = self.loss(params, extra, frozen, batch, key, Progress.last())[1].trace
-        return multimodal_pictures(batch["image"], trace, self.tasks, self.model.patch_size)
+        return multimodal.multimodal_pictures(batch["image"], trace, self.tasks, self.model.patch_size)
 
     def param_groups(self) -> ParamGroups:
         return dataclasses.replace(vit_groups(self.model.depth), no_decay=(r"/global_tokens$", r"/mask_token$"))

@@ -1,7 +1,8 @@
-"""What MultiMAE does with each of its outputs: the error, the weight, the pictures."""
+"""What MultiMAE does with each of its outputs (the error, the weight, the pictures), and with images alone."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +10,47 @@ import einops
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mim_jax.errors import ConfigError
 from mim_jax.losses.masked import mean_of_means, squared_error
 from mim_jax.losses.tokens import token_cross_entropy
-from mim_jax.methods.base import Pictures
+from mim_jax.methods.base import Features, Pictures, Tree
 from mim_jax.methods.pictures import id_colours
 from mim_jax.models.modalities import Modality, Task
-from mim_jax.nn.patches import patchify, unpatchify
+from mim_jax.models.multimae import MultimodalEncoder, global_first
+from mim_jax.models.vit_config import VitConfig
+from mim_jax.nn.patches import patch_grid, patchify, unpatchify
 from mim_jax.targets.pixels import standardize, unstandardize
+
+
+def image_model(config: VitConfig, global_tokens: int) -> VitConfig:
+    """The plain vision transformer that MultiMAE's encoder is for images alone: the global token is the class token,
+    since attention does not see in which order tokens stand (the authors' converter makes the same of it).
+
+    Raises:
+        ConfigError: there are several global tokens.
+    """
+    if global_tokens != 1:
+        raise ConfigError(
+            f"an encoder with method.global_tokens {global_tokens} is no plain vision transformer, which has one class "
+            "token, so no other method can start from it; train one with method.global_tokens 1"
+        )
+    return dataclasses.replace(config, cls_token=True)
+
+
+def image_params(params: Tree, name: str) -> Tree:
+    """The parameters of that transformer; name: of the modality."""
+    names = {"global_tokens": "cls_token", f"patch_embed_{name}": "patch_embed"}
+    return {names.get(key, key): part for key, part in params.items() if key in names or key.startswith("blocks_")}
+
+
+def image_features(
+    encoder: MultimodalEncoder, params: Tree, name: str, images: Float[Array, "B H W C"], layers: bool
+) -> Features:
+    """Of whole images alone; the global token is the class token. There is no norm at the end."""
+    found, outputs = encoder.apply({"params": params}, {name: images}, layers=layers)
+    tokens, *outputs = (global_first(x, encoder.global_tokens) for x in (found.astype(jnp.float32), *outputs))
+    grid = patch_grid((images.shape[1], images.shape[2]), encoder.config.patch_size)
+    return Features(tokens[:, 0], tokens[:, 1:], tokens[:, 1:].mean(1), tuple(outputs), grid)
 
 
 def task_error(
@@ -44,6 +79,17 @@ def task_loss(
     """Where the task's modality is hidden, image by image; everywhere where it is no input."""
     error = task_error(task, prediction, values, patch_size)
     return mean_of_means(error, jnp.ones_like(error, bool) if task.own is None else hidden[task.own])
+
+
+def task_losses(
+    tasks: Mapping[str, Task],
+    predictions: Mapping[str, Array],
+    values: Mapping[str, Array],
+    hidden: Bool[Array, "M B N"],
+    patch_size: tuple[int, int],
+) -> dict[str, Array]:
+    """Every output's, by its name; values: every modality's."""
+    return {n: task_loss(task, predictions[n], values[task.name], hidden, patch_size) for n, task in tasks.items()}
 
 
 def weighed(losses: Mapping[str, Array], log_variances: Float[Array, " T"]) -> dict[str, Array]:

@@ -32,6 +32,12 @@ def vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
     return ParamGroups(depth=depth, layers=layers)
 
 
+def conv_vit_groups(depth: int, encoder: str = "encoder") -> ParamGroups:
+    """The same behind a stem of convolutions, all of which is layer 0 (fine-tuning codes of ConvMAE and DMJD)."""
+    found = vit_groups(depth, f"{encoder}/transformer")
+    return dataclasses.replace(found, layers=((rf"{encoder}/(?:embed|stage_)", 0), *found.layers))
+
+
 def beit_groups(config: VitConfig) -> ParamGroups:
     """The same, with class token and learned positions free of weight decay (BEiT, EVA); the mask token takes it."""
     no_decay = (r"encoder/cls_token",) + ((r"encoder/pos_embed",) if config.positions == "learned" else ())

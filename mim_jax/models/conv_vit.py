@@ -14,6 +14,7 @@ from mim_jax.models.conv_vit_config import ConvVitConfig
 from mim_jax.models.vit import Vit, vit_flops
 from mim_jax.nn import conv_flops, flops
 from mim_jax.nn.block import REMAT_POLICIES
+from mim_jax.nn.drop_path import drop_path, drop_path_rates
 from mim_jax.nn.init import XAVIER, Init, fan_in_uniform
 from mim_jax.nn.materialize import materialized
 from mim_jax.nn.mlp import gelu
@@ -54,9 +55,12 @@ class ConvBlock(nn.Module):
 
     mlp_ratio: int | float = 4.0
     dtype: Dtype = jnp.float32
+    rate: float = 0.0  # of drop path, on both branches
 
     @nn.compact
-    def __call__(self, x: Map, active: Bool[Array, "B h w"] | None = None) -> Map:
+    def __call__(
+        self, x: Map, active: Bool[Array, "B h w"] | None = None, noise: Float[Array, "B 2"] | None = None
+    ) -> Map:
         width = x.shape[-1]
         norm = partial(layer_norm, dtype=self.dtype, epsilon=EPSILON)
 
@@ -64,25 +68,30 @@ class ConvBlock(nn.Module):
             start = fan_in_uniform(x.shape[-1])
             return nn.Dense(outputs, dtype=self.dtype, kernel_init=start, bias_init=start, name=name)(x)
 
+        def residual(x, branch, index):
+            return materialized(x + drop_path(branch, None if noise is None else noise[:, index], self.rate))
+
         spatial = conv(
             *("depthwise", width, KERNEL, 1, width, True, self.dtype),
             kernel_init=fan_in_uniform(),
             bias_init=fan_in_uniform(KERNEL**2),
         )
         branch = spatial(keep(linear(norm("norm1")(x), "conv1", width), active))
-        x = materialized(x + linear(branch, "conv2", width))
+        x = residual(x, linear(branch, "conv2", width), 0)
         hidden = gelu(linear(norm("norm2")(x), "fc1", int(width * self.mlp_ratio)))
-        return materialized(x + linear(hidden, "fc2", width))
+        return residual(x, linear(hidden, "fc2", width), 1)
 
 
 class ConvVit(nn.Module):
     """Stages of convolutions on the whole image, then a transformer on the visible tokens, then a norm.
 
     fuse: whether the maps of the stem, cut into patches, are added to what leaves the transformer, before the norm.
+    final_norm: False where a head brings its own norm, as in fine-tuning.
     """
 
     config: ConvVitConfig
     fuse: bool = False
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -90,7 +99,7 @@ class ConvVit(nn.Module):
         images: Map,
         visible: Int[Array, "M V"] | None = None,
         hidden: Bool[Array, "M N"] | None = None,
-        noise: None = None,
+        noise: Float[Array, "M L 2"] | None = None,
         layers: bool | str = False,
     ) -> tuple[Float[Array, "M T D"], tuple[Float[Array, "M T D"], ...]]:
         """Tokens after the final norm, and the output of every transformer block where `layers` asks for it ('normed':
@@ -98,9 +107,11 @@ class ConvVit(nn.Module):
 
         hidden, visible: the mask, its visible patches in the order in which the transformer shall see them. There may
         be several masks per image, those of one image behind each other; its first embedding is computed once.
-        noise: none; there is no drop path.
+        noise: of drop path, whose rates grow over the blocks of the stem and then those of the transformer; ignored
+            where the rate is 0.
         """
-        c = self.config
+        c, number = self.config, 0
+        rates, noise = drop_path_rates(c.drop_path_rate, c.blocks), noise if c.drop_path_rate > 0 else None
         active = None if hidden is None else ~hidden.reshape(-1, *c.grid)
         remat = REMAT_POLICIES[c.remat]
         block = ConvBlock if remat is None else nn.remat(ConvBlock, policy=remat)
@@ -110,17 +121,24 @@ class ConvVit(nn.Module):
             if active is not None and len(active) > len(x):
                 x = jnp.repeat(x, len(active) // len(x), axis=0)
             for i in range(depth):
-                x = block(c.stem_mlp_ratio[stage], c.dtype, name=f"stage_{stage}_block_{i}")(x, active)
+                settings = (c.stem_mlp_ratio[stage], c.dtype, float(rates[number]))
+                drawn = None if noise is None else noise[:, number]
+                x = block(*settings, name=f"stage_{stage}_block_{i}")(x, active, drawn)
+                number += 1
             maps.append(x)
             self.sow("intermediates", f"stage_{stage}", x)
         x = Embed(c.width, c.strides[-1], c.dtype, Init(patch_kernel=XAVIER), name="embed")(x)
-        x, outputs = Vit(c.vit, final_norm=False, name="transformer")(x, visible, layers=layers)
+        rest = None if noise is None else noise[:, number:]
+        transformer = Vit(c.vit, final_norm=False, before=number, name="transformer")
+        x, outputs = transformer(x, visible, noise=rest, layers=layers)
         if self.fuse:
             for stage, (stride, map_) in enumerate(zip(c.stage_strides, maps, strict=True)):
                 side = c.patch_size[0] // stride
                 patches = patchify(map_, (side, side))
                 patches = patches if visible is None else gather_tokens(patches, visible)
                 x = x + PatchEmbed(c.width, c.dtype, DEFAULT, name=f"fuse_{stage}")(patches)
+        if not self.final_norm:
+            return x, outputs
         norm = layer_norm("norm", c.dtype, c.layer_norm_eps)
         return norm(x), tuple(map(norm, outputs)) if layers == "normed" else outputs
 

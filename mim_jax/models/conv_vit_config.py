@@ -19,6 +19,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "B": {"stem_width": (256, 384), "width": 768, "depth": 11, "heads": 12},
     "L": {"stem_width": (384, 768), "width": 1024, "depth": 23, "heads": 16},
 }
+FINETUNING = ("drop_path_rate", "positions")  # keys that pretraining leaves at their defaults
 
 
 def variant(name: str, image_size: tuple[int, int] = (224, 224), channels: int = 3, **settings: Any) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def variant(name: str, image_size: tuple[int, int] = (224, 224), channels: int =
     if name not in SIZES:
         raise ConfigError(f"model variant '{name}' is not known{nearest(name, SIZES)}")
     config = ConvVitConfig(image_size, channels, **(SIZES[name] | settings))
-    return {key: value for key, value in dataclasses.asdict(config).items() if key != "precision"}
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in ("precision", *FINETUNING)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,8 @@ class ConvVitConfig:
     remat: str = "none"  # none | full | dots
     precision: str = "fp32"  # compute: fp32 | bf16
     layer_norm_eps: float = 1e-6  # of the transformer; the stem has 1e-5, as the authors' classes give it
+    drop_path_rate: float = 0.0  # of the last block; it grows from the first one of the stem
+    positions: str = "sincos"  # of the transformer: sincos (fixed) | learned_sincos (its start)
 
     @classmethod
     def from_section(cls, values: Mapping[str, Any]) -> ConvVitConfig:
@@ -90,13 +93,9 @@ class ConvVitConfig:
         return 0
 
     @property
-    def positions(self) -> str:
-        return self.vit.positions
-
-    @property
-    def drop_path_rate(self) -> float:
-        """There is no drop path."""
-        return 0.0
+    def blocks(self) -> int:
+        """Blocks of the stem and of the transformer."""
+        return sum(self.stem_depth) + self.depth
 
     @property
     def stack(self) -> StackConfig:
@@ -126,6 +125,8 @@ class ConvVitConfig:
             scan=self.scan,
             remat=self.remat,
             precision=self.precision,
+            drop_path_rate=self.drop_path_rate,
+            positions=self.positions,
             layer_norm_eps=self.layer_norm_eps,
             cls_token=False,
             init="convmae",
@@ -153,5 +154,5 @@ class ConvVitConfig:
                     f"model.image_size: the strides {self.strides}, {total} together, do not divide the image {side} "
                     f"of {size}; the nearest {side} that works is {max(round(size / total), 1) * total}"
                 )
-        check_choices(self, "model", precision=("fp32", "bf16"))
+        check_choices(self, "model", precision=("fp32", "bf16"), positions=("sincos", "learned_sincos"))
         self.vit.check()

@@ -27,6 +27,7 @@ class Vit(nn.Module):
 
     mask_token: whether hidden patches can be replaced by a learned token (used by methods that show them).
     final_norm: False where a head brings its own norm (MAE's fine-tuning with mean pooling).
+    before: blocks of a stem in front of it (`models.conv_vit`), with which its own share the rates of drop path.
 
     Registers stand between cls and the patches in the blocks and are left out of everything that is returned (Darcet
     et al. 2024). The matrix `projection` is there for `models.teacher` alone.
@@ -35,6 +36,7 @@ class Vit(nn.Module):
     config: VitConfig
     mask_token: bool = False
     final_norm: bool = True
+    before: int = 0
 
     @nn.compact
     def __call__(
@@ -91,7 +93,8 @@ class Vit(nn.Module):
             valid = jnp.pad(valid, ((0, 0), (c.prefix + c.registers, 0)), constant_values=True)
             bias = padding_bias(valid) if bias is None else bias + padding_bias(valid)
         self.sow("intermediates", "embedding", x)  # kept where somebody looks (`models.attention_map`)
-        x, outputs = run_blocks(self, c.stack, x, noise, bool(layers), bias, self._rotary(grid, visible))
+        rotary = self._rotary(grid, visible)
+        x, outputs = run_blocks(self, c.stack, x, noise, bool(layers), bias, rotary, self.before)
         x, outputs = without_registers(c, x), tuple(without_registers(c, output) for output in outputs)
         if self.final_norm:
             norm = layer_norm("norm", c.dtype, c.layer_norm_eps, init.norm_bias)

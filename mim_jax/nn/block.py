@@ -128,14 +128,16 @@ def run_blocks(
     layers: bool = False,
     bias: Float[Array, "#B #K #T T"] | None = None,
     rotary: Float[Array, "2 #B T d"] | None = None,
+    before: int = 0,
 ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T D"], ...]]:
     """Runs blocks_0, blocks_1, ... of `parent` (inside its compact call).
 
     Returns the last block's output, and every block's where `layers` asks for them. The noise drives drop path; it is
     ignored where the rate is 0. The bias is added to the attention logits of every block, and `rotary` (`nn.rotary`)
-    turns the queries and keys of every block.
+    turns the queries and keys of every block. before: blocks of another kind in front of these, with which they share
+    the rates of drop path.
     """
-    rates = drop_path_rates(config.drop_path_rate, config.depth)
+    rates = drop_path_rates(config.drop_path_rate, config.depth, before)
     noise = noise if config.drop_path_rate > 0 else None
     if not parent.is_initializing() and (config.scan or config.remat != "none"):
         params = [parent.variables["params"][f"blocks_{i}"] for i in range(config.depth)]

@@ -22,9 +22,10 @@ def drop_path(
     return x * keep.reshape((-1,) + (1,) * (x.ndim - 1))
 
 
-def drop_path_rates(rate: float, depth: int) -> Float[np.ndarray, "L"]:
-    """Rates that grow linearly from 0 in the first block to `rate` in the last."""
-    return np.linspace(0.0, rate, depth, dtype=np.float32)
+def drop_path_rates(rate: float, depth: int, before: int = 0) -> Float[np.ndarray, "L"]:
+    """Rates that grow linearly from 0 in the first block to `rate` in the last; of the last `depth` blocks, where the
+    network has `before` others in front of them."""
+    return np.linspace(0.0, rate, before + depth, dtype=np.float32)[before:]
 
 
 def drop_path_noise(key: PRNGKeyArray, batch: int, depth: int, rate: float) -> Float[Array, "B L 2"] | None:

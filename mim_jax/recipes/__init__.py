@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mim_jax.recipes import evaluation
 from mim_jax.recipes.cifar10 import on_cifar10
+from mim_jax.recipes.conv_vit import judged_conv_vit
 from mim_jax.recipes.evaluation import finetune_cifar10
 from mim_jax.recipes.place import place
 from mim_jax.recipes.teachers import clip, teacher
@@ -19,6 +20,7 @@ __all__ = [
     "clip",
     "data",
     "finetune_cifar10",
+    "judged_conv_vit",
     "on_cifar10",
     "place",
     "pretrain",

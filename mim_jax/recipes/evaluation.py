@@ -156,7 +156,7 @@ def finetune() -> dict:
         "clip_norm": 0.0,
         "ema": 0.0,  # decay of the moving average of the weights that is judged; 0: the weights themselves
         "drop_path_rate": 0.1,
-        "pooling": "mean",  # mean | cls
+        "pooling": "mean",  # mean | cls | all (patches and class token)
         "head_std": 0.0,  # of the head's first weights; 0: as the family has it
         # '' (a table in every block where pretraining had one for all, else as pretrained) | none | shared | per_block
         "relative_bias": "",

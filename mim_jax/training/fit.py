@@ -19,6 +19,7 @@ import numpy as np
 
 from mim_jax.errors import ConfigError
 from mim_jax.models.conv_config import ConvConfig
+from mim_jax.models.conv_vit_config import ConvVitConfig
 from mim_jax.models.swin_config import SwinConfig
 from mim_jax.models.vit import fixed_positions
 from mim_jax.models.vit_config import VitConfig
@@ -33,12 +34,14 @@ SAME: dict[type, tuple[str, ...]] = {
     VitConfig: ("heads", "layer_norm_eps", "mlp", "activation", "rope", "rope_base"),
     SwinConfig: ("arch", "heads", "layer_norm_eps"),
     ConvConfig: ("arch", "block", "stem_stride"),
+    ConvVitConfig: ("heads", "layer_norm_eps"),
 }
 # May stay behind, or start fresh: the token for hidden patches, and the final norm, which mean pooling replaces.
 OPTIONAL = r"^(mask_token$|norm/)"
-SPARE = rf"{OPTIONAL}|^projection$"  # may stay behind, but means nothing untrained
+SPARE = rf"{OPTIONAL}|^projection$|^fuse_\d+/"  # may stay behind, but means nothing untrained
 PATCHES = "patch_embed/proj/kernel"  # (P, D), P over (row, column, channel)
-FIRST = (PATCHES, "conv1/kernel", "downsample_0/conv/kernel")  # of the layer that sees the pixels; (..., C, D)
+# Of the layer that sees the pixels; (..., C, D), or as PATCHES.
+FIRST = (PATCHES, "conv1/kernel", "downsample_0/conv/kernel", f"embed_0/{PATCHES}")
 TABLE = r"(?:^|/)relative_bias/table$"
 
 
@@ -102,9 +105,10 @@ def _fit_pixels(found: dict[str, Any], theirs: Any, shapes: Arrays, ours: Any) -
         return []
     if theirs.channels != ours.channels:
         kernel = np.asarray(found[path])
-        by_channel = kernel.reshape(-1, theirs.channels, kernel.shape[-1]) if path == PATCHES else kernel
+        flat = path.endswith(PATCHES)
+        by_channel = kernel.reshape(-1, theirs.channels, kernel.shape[-1]) if flat else kernel
         changed = change_channels(by_channel, ours.channels)
-        found[path] = changed.reshape(-1, kernel.shape[-1]) if path == PATCHES else changed
+        found[path] = changed.reshape(-1, kernel.shape[-1]) if flat else changed
         said = [f"{path.partition('/')[0]} made of {theirs.channels} channels for {ours.channels}"]
     if path == PATCHES and theirs.patch_size != ours.patch_size:
         found[path] = resize_patch_kernel(np.asarray(found[path]), theirs.patch_size, ours.patch_size)
@@ -115,25 +119,28 @@ def _fit_pixels(found: dict[str, Any], theirs: Any, shapes: Arrays, ours: Any) -
 def _move_positions(found: dict[str, Any], theirs: Any, shapes: Arrays, ours: Any) -> list[str]:
     """Fixed positions become the start of learned ones; a table for another grid is resized."""
     said: list[str] = []
+    path = "pos_embed"
     if isinstance(ours, ConvConfig):
         return []
-    if "pos_embed" not in shapes:
-        if "pos_embed" not in found and theirs.positions != ours.positions:
+    if isinstance(ours, ConvVitConfig):  # a stem without positions, and a transformer
+        path, theirs, ours = "transformer/pos_embed", theirs.vit, ours.vit
+    if path not in shapes:
+        if path not in found and theirs.positions != ours.positions:
             raise ConfigError(
                 f"model.positions is '{ours.positions}', but the source's encoder was trained with "
                 f"'{theirs.positions}'; make them equal"
             )
         return []
-    if "pos_embed" not in found:
+    if path not in found:
         if theirs.positions == "none":
             return []  # and `fit` says that the table is missing
-        found["pos_embed"] = fixed_positions(theirs, theirs.grid)[None]
+        found[path] = fixed_positions(theirs, theirs.grid)[None]
         said = ["fixed positions made the start of learned ones"]
-    before, prefix = found["pos_embed"], getattr(theirs, "prefix", 0)
+    before, prefix = found[path], getattr(theirs, "prefix", 0)
     if theirs.grid == ours.grid or prefix != getattr(ours, "prefix", 0):
         return said
     rule = (getattr(ours, "position_offset", 0.0), getattr(ours, "position_antialias", False))
-    found["pos_embed"] = np.asarray(resize_positions(jnp.asarray(before), theirs.grid, ours.grid, prefix, *rule))
+    found[path] = np.asarray(resize_positions(jnp.asarray(before), theirs.grid, ours.grid, prefix, *rule))
     return [*said, f"positions resized from {_grid(theirs.grid)} to {_grid(ours.grid)}"]
 
 

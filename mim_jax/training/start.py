@@ -40,6 +40,12 @@ class Source:
     def encoder(self) -> Tree:
         return self.method.encoder_params(self.variables.params, self.variables.extra)
 
+    def encoder_for(self, method: Method) -> tuple[Tree, Any]:
+        """Parameters and config: of the whole encoder for a run of the same method, else of what serves images."""
+        if method.name == self.method.name:
+            return self.encoder, self.method.model
+        return self.method.image_encoder(self.variables.params, self.variables.extra), self.method.image_model
+
 
 class Start:
     """Puts a source's weights into a fresh state.
@@ -81,9 +87,8 @@ class Start:
                 f"{self.method.name} has no encoder that could start from {source.name}; "
                 "leave training.start_from empty"
             )
-        found = fit(
-            flat(source.encoder), source.method.model, flat(shapes.params["encoder"]), self.method.model, source.name
-        )
+        given, model = source.encoder_for(self.method)
+        found = fit(flat(given), model, flat(shapes.params["encoder"]), self.method.model, source.name)
         params = {f"encoder/{path}": value for path, value in found.arrays.items()}
         extra = self._statistics(source, shapes.extra)
         for copy in self.method.encoder_copies:

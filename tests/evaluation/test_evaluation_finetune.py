@@ -20,9 +20,13 @@ from mim_jax.evaluation.protocol import Task
 from mim_jax.evaluation.run import evaluate
 from mim_jax.methods import registry
 from mim_jax.methods.beit import BEiT
+from mim_jax.methods.convmae import ConvMAE
+from mim_jax.methods.dmjd import DMJD
+from mim_jax.methods.multimae import MultiMAE
 from mim_jax.methods.simmim import SimMIM
 from mim_jax.methods.tokenizer import Tokenizer
 from mim_jax.nn.images import normalize
+from mim_jax.training.groups import flat
 from mim_jax.training.runs import load_run
 from mim_jax.training.sharding import make_mesh
 
@@ -126,6 +130,30 @@ def test_families(task):
     assert config_of(task, BEiT.tiny(channels=1), relative_bias="shared").model.relative_bias == "shared"
     swin = config_of(task, SimMIM.tiny(arch="swinv2", channels=1), image_size=(32, 32), window_size=4)
     assert swin.model.window_size == 4 and tuple(swin.model.pretrained_windows) == (2, 2)
+    conv = config_of(task, DMJD.tiny(channels=1)).model
+    assert (conv.arch, conv.drop_path_rate, tuple(conv.stem_depth)) == ("conv_vit", 0.1, (1, 2))
+    alone = config_of(task, MultiMAE.tiny(channels=1), pooling="all")
+    assert alone.model.cls_token and alone.model.positions == "sincos_row" and alone.method.pooling == "all"
+    with pytest.raises(ConfigError, match="method.global_tokens 2 is no plain vision transformer"):
+        config_of(task, dataclasses.replace(MultiMAE.tiny(channels=1), global_tokens=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, pooling", [(ConvMAE, "mean"), (MultiMAE, "all")])
+def test_encoders_that_are_no_plain_transformers(task, kind, pooling):
+    """From pretrained weights to a run that opens again and gives the same accuracy."""
+    method = kind.tiny(channels=1)
+    variables = jax.jit(method.init)(jax.random.key(0), {"image": jnp.zeros((1, 16, 16, 1))})
+    task.encoder, task.limit = Encoder("pretrained", variables, method), 60
+    numbers = protocol(epochs=2.0, images_per_class=4, pooling=pooling).run(task)
+    assert sum("arrays of the encoder taken" in sentence for sentence in task.said) == 1
+    assert np.isfinite(numbers.details["eval_loss"]) and numbers.counts["eval"] == 60 and numbers.details["steps"] == 4
+    run = load_run(task.workdir)
+    assert run.method.pooling == pooling and not hasattr(run.method.model, "arch")
+    before, after = flat(method.image_encoder(variables.params)), flat(run.variables.params["encoder"])
+    assert all((before[path] != leaf).any() for path, leaf in after.items() if path in before)
+    (own,) = evaluate(task.workdir, ("classify",), overrides=["evaluation.limit=60"])
+    assert own["metrics"]["top1"] == numbers.metrics["top1"]
 
 
 @pytest.mark.parametrize(

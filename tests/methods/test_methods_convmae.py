@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,10 @@ from mim_jax.interop.conv_vit_case import conv_vit_config
 from mim_jax.interop.verify import verify
 from mim_jax.masking.mask import mask_from_noise
 from mim_jax.methods.convmae import ConvMAE
+from mim_jax.methods.finetune import Finetune
 from mim_jax.models.conv_vit import ConvBlock, ConvVit
 from mim_jax.models.conv_vit_config import ConvVitConfig, variant
-from mim_jax.training.groups import flat, group_table
+from mim_jax.training.groups import group_table
 
 BATCH = {"image": jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)}
 
@@ -38,17 +41,59 @@ def test_parameter_counts(whole):
     assert (count(params["encoder"]) - fusion, count(params["decoder"])) == (84_455_296, 26_008_320)
 
 
-def test_layers_of_the_decay_span_fifteen_blocks(whole):
+# The authors' fine-tuning code: embeddings, positions and both stages of convolutions are layer 0.
+LAYERS = {
+    "embed_1/patch_embed/proj/kernel": 0,
+    "embed/norm/scale": 0,
+    "stage_0_block_1/depthwise/kernel": 0,
+    "stage_1_block_0/fc1/bias": 0,
+    "transformer/patch_embed/proj/kernel": 0,
+    "transformer/blocks_0/norm1/scale": 1,
+    "transformer/blocks_10/mlp/fc2/kernel": 11,
+}
+
+
+def test_layers_of_the_decay_are_the_blocks_of_the_transformer(whole):
     method, params = whole
     groups = method.param_groups()
-    number = {name: groups.layer(name) for name in flat(params)}
-    assert groups.depth == 15
-    assert number["encoder/embed_1/patch_embed/proj/kernel"] == number["encoder/embed/norm/scale"] == 0
-    assert number["encoder/stage_0_block_1/depthwise/kernel"] == 2 and number["encoder/stage_1_block_0/fc1/bias"] == 3
-    assert number["encoder/transformer/blocks_0/norm1/scale"] == 5
-    assert number["encoder/transformer/blocks_10/norm1/scale"] == 15
-    assert number["encoder/norm/scale"] == number["encoder/fuse_0/proj/kernel"] == 16
+    assert groups.depth == 11 and {name: groups.layer(f"encoder/{name}") for name in LAYERS} == LAYERS
+    assert groups.layer("encoder/norm/scale") == groups.layer("encoder/fuse_0/proj/kernel") == 12
     assert not group_table(groups, params)["encoder/embed_0/norm/scale"].decay
+
+
+@pytest.mark.parametrize("ratio, expected", [(4.0, 85_374_824), (8.0, 88_787_816)])
+def test_the_classifier(ratio, expected):
+    """ConvMAE's and DMJD's base: the trunk, learned positions (14 x 14 x 768) and a head, but no fusion."""
+    section = {"arch": "conv_vit", **variant("B", stem_mlp_ratio=(ratio, ratio))}
+    method = Finetune.from_config(section, {})
+    params = jax.eval_shape(method.init, jax.random.key(0), BATCH).params
+    assert count(params) == expected and set(params) == {"encoder", "fc_norm", "head"}
+    assert {"norm", "fuse_0"}.isdisjoint(params["encoder"])
+    table = group_table(method.param_groups(), params, layer_decay=0.65)
+    scales = {name: table[f"encoder/{name}"].lr_scale for name in LAYERS}
+    assert scales == pytest.approx({name: 0.65 ** (12 - layer) for name, layer in LAYERS.items()})
+    assert table["encoder/transformer/pos_embed"].lr_scale == 0.65**12 and table["head/bias"].lr_scale == 1.0
+    assert not table["encoder/transformer/pos_embed"].decay and table["encoder/stage_0_block_0/depthwise/kernel"].decay
+
+
+def test_drop_path_grows_from_the_first_convolution_to_the_last_block():
+    """Five blocks, of which the first is never left out: rates of 0, 0.15, 0.3, 0.45, 0.6, for either branch."""
+    config = ConvVitConfig((16, 16), 3, (6, 8), (1, 2), (2, 2), (2, 2, 1), 16, 2, 2, drop_path_rate=0.6)
+    encoder, images = ConvVit(config), jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    params = encoder.init(jax.random.key(2), images)
+    run = jax.jit(lambda noise: encoder.apply(params, images, noise=noise)[0])
+    all_stay, plain = np.ones((2, 5, 2), np.float32), ConvVit(dataclasses.replace(config, drop_path_rate=0.0))
+    expected = run(all_stay)
+    for block, rate in enumerate((0.0, 0.15, 0.3, 0.45, 0.6)):
+        for branch in (0, 1):
+            noise = all_stay.copy()
+            noise[1, block, branch] = rate + 1e-3
+            np.testing.assert_array_equal(run(noise), expected)
+            noise[1, block, branch] = max(rate - 1e-3, 0.0)
+            moved = np.abs(np.asarray(run(noise) - expected)).max((1, 2))
+            assert moved[0] == 0 and (moved[1] > 1e-4) == (block > 0)
+    without = plain.apply(params, images, noise=jnp.asarray(all_stay))[0]
+    np.testing.assert_array_equal(without, encoder.apply(params, images)[0])
 
 
 def test_convolutions_do_not_look_across_the_mask():
@@ -83,6 +128,10 @@ def test_several_masks_of_an_image_are_as_one_mask_each():
         ({"stem_depth": (0, 2)}, "stem_depth, strides and stem_mlp_ratio must be positive"),
         ({"heads": 7}, "model.heads 7 does not divide model.width 768"),
         ({"precision": "fp16"}, "model.precision 'fp16' is not one of"),
+        ({"positions": "learned"}, "model.positions 'learned' is not one of"),
+        ({"drop_path_rate": 1.0}, "model.drop_path_rate 1.0 must be at least 0 and below 1"),
+        ({"drop_path_rate": 0.1}, "model.drop_path_rate 0.1 is for fine-tuning; convmae has no such thing"),
+        ({"positions": "learned_sincos"}, "model.positions 'learned_sincos' is for fine-tuning"),
     ],
 )
 def test_bad_settings(model, sentence):

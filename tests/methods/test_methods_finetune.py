@@ -19,6 +19,9 @@ from mim_jax.training.step import loss_and_grads
 PROGRESS = Progress.at(0, 10, 5)
 MODELS = {
     "vit": dict(patch_size=4, width=16, depth=2, heads=2),
+    "conv_vit": dict(
+        stem_width=(6, 8), stem_depth=(1, 2), stem_mlp_ratio=(2, 2), strides=(2, 2, 1), width=16, depth=2, heads=2
+    ),
     "swin": dict(patch_size=2, width=16, depths=(2, 2), heads=(1, 2), window_size=2),
     "resnet": dict(width=(4, 8), depth=(1, 1), stem_width=4, stem_stride=2, block="basic"),
     "convnext": dict(width=(4, 8), depth=(1, 1), stem_stride=2, layer_scale=0.1),
@@ -95,6 +98,8 @@ def test_repeated_images_equal_a_batch_of_all_crops():
         ("vit", 1, r"^(head|fc_norm|encoder/blocks_1)/"),
         ("vit", 0.5, r"^(head|fc_norm)/|^encoder/blocks_1/(norm2|mlp)/"),
         ("vit", 2, r"^(head|fc_norm)/|^encoder/blocks_"),
+        ("conv_vit", 1, r"^(head|fc_norm|encoder/transformer/blocks_1)/"),
+        ("conv_vit", 0.5, r"^(head|fc_norm)/|^encoder/transformer/blocks_1/(norm2|mlp)/"),
         ("swin", 1, r"^head/|^encoder/(norm/|stages_1/blocks_1/)"),
         ("resnet", 1, r"^head/|^encoder/stage_1_"),
     ],
@@ -115,6 +120,8 @@ def test_a_shared_table_stands_still_with_the_blocks_that_use_it():
     "arch, model, method, words",
     [
         ("vit", dict(cls_token=False), dict(pooling="cls"), "pooling 'cls' needs an encoder with model.cls_token"),
+        ("conv_vit", {}, dict(pooling="cls"), "pooling 'cls' needs an encoder with model.cls_token"),
+        ("conv_vit", {}, dict(trainable_blocks=3), "trainable_blocks 3 must be a whole number from 0 .all. to 2"),
         ("vit", {}, dict(trainable_blocks=3), "trainable_blocks 3 must be a whole number from 0 .all. to 2, or 0.5"),
         ("resnet", {}, dict(trainable_blocks=0.5), "trainable_blocks 0.5 must be"),
         ("vit", {}, dict(mixup=-1.0), "method.mixup -1.0 must be at least 0"),

@@ -38,6 +38,21 @@ def images():
     return jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 12, 2)), jnp.float32)
 
 
+def test_pooling_of_all_tokens(images):
+    """MultiMAE's: the class token counts as one of the tokens."""
+    model = Classifier(TINY, classes=5, pooling="all")
+    params = filled(model, images)
+    assert set(params) == {"encoder", "fc_norm", "head"} and "norm" not in params["encoder"]
+    found = applied(model, params, images)
+    mean = np.asarray(found.tokens, np.float64).mean(1)
+    expected = (mean - mean.mean(-1, keepdims=True)) / np.sqrt(mean.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(
+        found.features, expected * params["fc_norm"]["scale"] + params["fc_norm"]["bias"], atol=1e-4
+    )
+    parted = applied(Classifier(TINY, classes=5), params, images)
+    assert not np.allclose(found.logits, parted.logits)
+
+
 @pytest.mark.parametrize("name, count", [("B/16", 86_567_656), ("L/16", 304_326_632), ("H/14", 632_045_800)])
 def test_parameter_counts_are_the_published_ones(name, count):
     model = Classifier(VitConfig(**variant(name)), classes=1000)

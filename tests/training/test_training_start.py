@@ -16,9 +16,12 @@ from mim_jax import recipes
 from mim_jax.errors import ConfigError
 from mim_jax.methods.beit import BEiT
 from mim_jax.methods.classifiers import encoder_section
+from mim_jax.methods.convmae import ConvMAE
+from mim_jax.methods.dmjd import DMJD
 from mim_jax.methods.finetune import Finetune
 from mim_jax.methods.ibot import IBOT
 from mim_jax.methods.mae import MAE
+from mim_jax.methods.multimae import MultiMAE
 from mim_jax.methods.simmim import SimMIM
 from mim_jax.methods.spark import SparK
 from mim_jax.nn.positions import resize_positions, sincos_2d
@@ -118,6 +121,77 @@ def test_spark_brings_running_statistics():
     state, _ = begin(classifier(given.method.model), given)
     jax.tree.map(np.testing.assert_array_equal, state.extra["encoder"], given.variables.extra["encoder"])
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], given.variables.params["encoder"])
+
+
+@pytest.mark.parametrize("kind", [ConvMAE, DMJD])
+def test_convolutions_and_transformer_for_fine_tuning(kind):
+    """Everything is copied but the fusion, the norm and the decoder; positions become learned ones; before training the
+    classifier's tokens are those of the pretrained encoder."""
+    given = source(kind.tiny())
+    target = classifier(given.method.model)
+    state, said = begin(target, given, ema=True)
+    encoder = flat(state.params["encoder"])
+    np.testing.assert_array_equal(encoder.pop("transformer/pos_embed")[0], sincos_2d((4, 4), 16, prefix=0))
+    for path, value in encoder.items():
+        np.testing.assert_array_equal(value, flat(given.encoder)[path], err_msg=path)
+    left = set(flat(given.encoder)) - set(encoder)
+    assert {path.partition("/")[0] for path in left} == {"norm", "fuse_0", "fuse_1"}
+    assert "left: fuse_0, fuse_1, norm" in said[0] and "new: fc_norm, head" in said[0]
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    pretrained = given.method.encode(given.variables.params, images, layers=True).layers[-1]
+    found = target.classify(state.params, images)
+    np.testing.assert_allclose(found.tokens, pretrained, rtol=1e-5, atol=1e-5)
+    assert np.isfinite(found.logits).all()
+
+
+def test_convolutions_on_other_images():
+    """A larger grid, another number of channels; another stem is refused; a fine-tuned run has nothing to fuse."""
+    given = source(ConvMAE.tiny())
+    state, said = begin(classifier(given.method.model, image_size=(24, 16), channels=1), given)
+    table = jnp.asarray(sincos_2d((4, 4), 16, prefix=0))[None]
+    found = flat(state.params["encoder"])
+    np.testing.assert_allclose(
+        found["transformer/pos_embed"], resize_positions(table, (4, 4), (6, 4), 0), rtol=1e-6, atol=1e-7
+    )
+    path = "embed_0/patch_embed/proj/kernel"
+    by_channel = np.asarray(flat(given.encoder)[path]).reshape(4, 3, -1)
+    np.testing.assert_allclose(found[path], by_channel.sum(1), rtol=1e-5)
+    assert "embed_0 made of 3 channels for 1" in said[0] and "positions resized from 4 x 4 to 6 x 4" in said[0]
+    with pytest.raises(ConfigError, match="the source has encoder/stage_1_block_1/.* for which"):
+        begin(classifier(given.method.model, stem_depth=(1, 1)), given)
+    tuned = source(classifier(given.method.model))
+    with pytest.raises(ConfigError, match="has no encoder/fuse_0/"):
+        begin(ConvMAE.tiny(), tuned)
+
+
+def test_multimae_gives_the_part_that_serves_images():
+    """Pixels' embedding, global token and blocks are a plain vision transformer, the class token behind the patches,
+    which attention does not see."""
+    given = source(MultiMAE.tiny())
+    target = Finetune.from_config(encoder_section(given.method.image_model), dict(classes=3, pooling="all"))
+    state, said = begin(target, given)
+    mine, theirs = flat(state.params["encoder"]), flat(given.encoder)
+    names = {"cls_token": "global_tokens"}
+    for path, value in mine.items():
+        name = names.get(path, path.replace("patch_embed/", "patch_embed_rgb/"))
+        np.testing.assert_array_equal(value, theirs[name], err_msg=path)
+    assert "new: fc_norm, head" in said[0]
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    pretrained = given.method.encode(given.variables.params, images, layers=True)
+    found = target.classify(state.params, images)
+    np.testing.assert_allclose(found.tokens[:, 0], pretrained.cls, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(found.tokens[:, 1:], pretrained.patches, rtol=2e-5, atol=2e-5)
+    assert np.isfinite(found.logits).all()
+
+
+def test_multimae_goes_on_with_all_its_modalities_and_several_global_tokens_stay_in_it():
+    given = source(MultiMAE.tiny())
+    state, _ = begin(MultiMAE.tiny(), given)
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], given.encoder)
+    several = source(dataclasses.replace(given.method, global_tokens=2))
+    begin(several.method, several)
+    with pytest.raises(ConfigError, match="method.global_tokens 2 is no plain vision transformer"):
+        begin(MAE.tiny(), several)
 
 
 def test_ibot_gives_its_teacher_and_starts_both_networks():
