@@ -247,8 +247,9 @@ def test_a_slice_that_is_taken_away_is_asked_for_again(cloud):
     assert done.returncode == 0, done.stderr
     verbs = [one[4] for one in calls if one[3] == "queued-resources" and one[4] != "list"]
     assert verbs == ["create", "delete", "create", "delete"]
-    assert [one[0] for one in programs] == ["doctor", "train", "doctor", "train"]
-    assert programs[1] == programs[3] == TRAIN
+    # What was begun on the lost slice may get to its first line after the next slice's first program.
+    assert programs[0][0] == "doctor" and sorted(one[0] for one in programs) == ["doctor", "doctor", "train", "train"]
+    assert programs.count(TRAIN) == 2
 
 
 def test_a_host_that_the_doctor_refuses_is_left_for_a_look(cloud):

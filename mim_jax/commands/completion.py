@@ -54,7 +54,7 @@ def script(shell: str, commands: Sequence[Command]) -> str:
     }
     parser = whole(commands, complete, list(_keys()))
     preamble: Any = {shell: FUNCTION[shell].format(names=names)}  # the annotation leaves out what its text allows
-    return shtab.complete(parser, shell=shell, root_prefix="mim_jax", preamble=preamble)
+    return shtab.complete(parser, shell, root_prefix="mim_jax", preamble=preamble)
 
 
 def whole(commands: Sequence[Command], complete: dict[str, Any], keys: Sequence[str]) -> argparse.ArgumentParser:
