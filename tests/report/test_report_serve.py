@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from test_report_compare import make
@@ -245,7 +246,10 @@ def test_bad_requests(runs, tmp_path, capsys):
 
 def test_control_c_ends_it_cleanly(runs):
     command = [sys.executable, "-m", "mim_jax", "serve", str(runs), "--port", "0", "--host", "0.0.0.0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background has Ctrl-C ignored by all that they start.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=heard)
     try:
         assert "http://0.0.0.0:" in process.stdout.readline()
         time.sleep(0.2)
