@@ -36,22 +36,9 @@ def get_config(arg=None):
         "mask_start_epoch": 0,
         "local_crops": args.local_crops,
         "local_size": (16, 16),
-        "head": family.projection_head(args.outputs, hidden=512, bottleneck=128, train_gain=False),
-        # At 0.07 from the start nothing is learned.
-        "distillation": family.distillation(int(min(30, max(1, args.epochs / 10)))),
+        **family.small_heads(args),
         "ema_momentum": 0.996,
     }
 
-    colours = family.COLOURS | {"blur_radius": (0.1, 0.6)}  # of images a seventh as large as the original's
-    whole = recipes.view((32, 32)) | colours | {"scale": (0.3, 1.0), "blur": 0.5}
-    small = recipes.view((16, 16)) | colours | {"scale": (0.1, 0.3), "blur": 0.3}
-    family.crops(config, whole, small, args.local_crops)
-
-    family.optimizer(config, args.lr)
-    config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
-    config.optimizer.freeze_epochs = min(1.0, args.epochs)
-
-    config.evaluation.knn.feature = "cls"
-    config.evaluation.linear.batch_size = 4096
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision, pooling="cls"))
+    family.on_cifar10(config, args)
     return config

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mim_jax.errors import CheckpointError
-from mim_jax.replacing import replacing
+from mim_jax.replacing import alone, replacing
 
 FILE = "eval.json"
 
@@ -41,19 +39,8 @@ def append(run_dir: str | os.PathLike[str], entries: Sequence[Mapping[str, Any]]
         CheckpointError: the file there is damaged; it is not touched.
     """
     path = Path(run_dir) / FILE
-    with _alone(path.parent):
+    with alone(path.parent):
         text = json.dumps([*read(run_dir), *entries], indent=2, allow_nan=False)
         with replacing(path) as temporary:
             temporary.write_text(text + "\n")
     return path
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds a lock on the run directory itself, which leaves no lock file behind."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

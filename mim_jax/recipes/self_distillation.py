@@ -6,6 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mim_jax.recipes import view
+from mim_jax.recipes.evaluation import finetune_cifar10
+
 COLOURS = {
     "color_jitter": 0.4,  # brightness and contrast
     "color_jitter_saturation": 0.2,
@@ -71,3 +74,25 @@ def optimizer(config: ConfigDict, lr: float, clip_norm: float = 3.0) -> None:
         clip="per_tensor",
         freeze_epochs=1.0,
     )
+
+
+def small_heads(args: Any) -> dict[str, Any]:
+    """Both sections on CIFAR-10, for the arguments outputs and epochs of a config file."""
+    # At a temperature of 0.07 from the start nothing is learned.
+    warmup = int(min(30, max(1, args.epochs / 10)))
+    head = projection_head(args.outputs, hidden=512, bottleneck=128, train_gain=False)
+    return {"head": head, "distillation": distillation(warmup)}
+
+
+def on_cifar10(config: ConfigDict, args: Any) -> None:
+    """Crops of 32 and 16 pixels, DINO's optimizer in a run that may be short, and probes of the class token."""
+    colours = COLOURS | {"blur_radius": (0.1, 0.6)}  # of images a seventh as large as the original's
+    whole = view((32, 32)) | colours | {"scale": (0.3, 1.0), "blur": 0.5}
+    small = view((16, 16)) | colours | {"scale": (0.1, 0.3), "blur": 0.3}
+    crops(config, whole, small, args.local_crops)
+    optimizer(config, args.lr)
+    config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
+    config.optimizer.freeze_epochs = min(1.0, args.epochs)
+    config.evaluation.knn.feature = "cls"
+    config.evaluation.linear.batch_size = 4096
+    config.evaluation.finetune.update(finetune_cifar10(precision=args.precision, pooling="cls"))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mim_jax import shipped
 from mim_jax.errors import DataError, MimError, nearest
-from mim_jax.replacing import replacing
+from mim_jax.replacing import alone, replacing
 from mim_jax.results.row import Measured, Published, Row
 
 # Of the folder, that hold no rows.
@@ -114,7 +112,7 @@ def append(path: Path, rows: Sequence[Measured]) -> list[Measured]:
         DataError: the file there is not one of results (it is left as it is), or the disk does not take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.parent):
+    with alone(path.parent):
         published, measured = read(path) if path.exists() else ([], [])
         known = {row.id for row in (*published, *measured)}
         new = [row for row in rows if row.id not in known]
@@ -146,14 +144,3 @@ def _write(path: Path, content: str) -> None:
             temporary.write_text(content)
     except OSError as error:
         raise DataError(f"{path} could not be written ({error}); it is as it was") from error
-
-
-@contextlib.contextmanager
-def _alone(where: Path) -> Iterator[None]:
-    """Holds a lock on the folder itself, which leaves no lock file behind."""
-    handle = os.open(where, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
