@@ -94,7 +94,7 @@ def _run_file(path: str, arg: str | None) -> ConfigDict:
         # Compiled here rather than by the loader, which would write bytecode beside the file.
         exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
         if not callable(getattr(module, "get_config", None)):
-            raise ConfigError("it defines no get_config(arg)")
+            raise ConfigError("it defines no get_config(arg); add that function, which returns the config")
         config = module.get_config(arg)
     except MimError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -206,7 +206,7 @@ def load_json(path: str | os.PathLike[str]) -> ConfigDict:
     except FileNotFoundError as error:
         raise ConfigError(f"there is no saved config {path}; name a config file, or the folder of a run") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as a saved config: {error}") from error
+        raise ConfigError(f"{path} cannot be read as a saved config: {error}; give one that a run saved") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a saved config: expected an object of sections")
     restored = _restore(values)
@@ -214,7 +214,8 @@ def load_json(path: str | os.PathLike[str]) -> ConfigDict:
         _fill(restored, recipes.pretrain().to_dict())
         config = ConfigDict(restored)
     except (AttributeError, KeyError, TypeError) as error:  # a value where a section has to be, a key such as __class__
-        raise ConfigError(f"{path} is not a saved config: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not a saved config: {reason}; give one that a run saved") from error
     config.lock()
     return config
 

@@ -142,7 +142,9 @@ def _check_sharding_rule(rule: Any) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"config.sharding: '{pattern}' is not a regular expression: {error}") from error
+        raise ConfigError(
+            f"config.sharding: '{pattern}' is not a regular expression: {error}; write one such as 'mlp/.*'"
+        ) from error
     for axis in (axes,) if isinstance(axes, str) else axes:
         if axis not in ("", *MESH_AXES):
             raise ConfigError(f"config.sharding: '{pattern}' names the mesh axis '{axis}'{nearest(axis, MESH_AXES)}")

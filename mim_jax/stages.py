@@ -93,7 +93,8 @@ def _named(name: str, function: Any, *args: Any) -> Any:
 def _folder_of(value: str, earlier: dict[str, ConfigDict], workdir: str | Path, key: str) -> str | Path:
     name = value.removeprefix(PREFIX)
     if name not in earlier:
-        raise ConfigError(f"config.{key} = '{value}' names no earlier stage{nearest(name, earlier)}")
+        mend = nearest(name, earlier) or "; no stage comes before this one, so give the folder of a run"
+        raise ConfigError(f"config.{key} = '{value}' names no earlier stage{mend}")
     return bucket.join(workdir, name)
 
 

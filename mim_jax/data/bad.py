@@ -40,5 +40,5 @@ class BadRecords:
             where = f"all are in '{self.path}'" if self.path is not None else "the last one"
             raise DataError(
                 f"{len(self.indices)} of {self._total} records are bad, more than data.max_bad_fraction = "
-                f"{self._most}; {where}: {list(new.values())[-1]}"
+                f"{self._most}; {where}: {list(new.values())[-1]}, or raise data.max_bad_fraction"
             )

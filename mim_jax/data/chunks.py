@@ -77,12 +77,13 @@ class ChunkLoader:
 
     def _stored_shape(self) -> tuple[int, ...]:
         """Of every image, where the device crops: that of the first one that can be read."""
-        for i in range(min(REPLACEMENTS, len(self.records.source))):
+        count, last = min(REPLACEMENTS, len(self.records.source)), None
+        for i in range(count):
             try:
                 return (*height_width(self.records[i][0]), self.channels)
-            except DataError:
-                continue
-        raise DataError(f"data source '{self.records.source.spec}': its first {REPLACEMENTS} records are all bad")
+            except DataError as error:
+                last = error
+        raise DataError(f"data source '{self.records.source.spec}': its first {count} records are all bad: {last}")
 
     def _at_once(self, indices: np.ndarray, epoch: int) -> Chunk | None:
         """The chunk by whole-batch arithmetic, where a cache holds its small images as one array."""
@@ -120,7 +121,7 @@ class ChunkLoader:
                 label = self._put(chunk, row, candidate, index, epoch)
             except DataError as error:
                 if self.stop:
-                    chunk["fatal"].append(str(error))
+                    chunk["fatal"].append(f"{error}, or set data.on_error=skip to leave bad records out")
                     return
                 chunk["bad"].append((candidate, str(error)))
             else:
@@ -150,7 +151,8 @@ class ChunkLoader:
             height, width = height_width(picture)
             raise DataError(
                 f"record {candidate} '{self.records.source.name(candidate)}' has {width} x {height} pixels, others "
-                f"{self._stored[1]} x {self._stored[0]}; data.crop_on = 'device' needs images of one size"
+                f"{self._stored[1]} x {self._stored[0]}; data.crop_on = 'device' needs images of one size; set it to "
+                "'host'"
             )
         if isinstance(picture, Pending):
             picture = picture.decode(picture.height)

@@ -103,7 +103,8 @@ def _builder_class(tfds: Any, name: str, version: str, features: dict[str, Any],
             record = source[i]
             if isinstance(record["image"], np.ndarray):
                 raise DataError(
-                    f"data source '{source.spec}' holds arrays, which TFDS cannot encode without TensorFlow"
+                    f"data source '{source.spec}' holds arrays, which TFDS cannot encode without TensorFlow; "
+                    "copy them by `mim-jax data convert`"
                 )
             example: dict[str, Any] = {"image": io.BytesIO(record["image"])}
             yield i, example | ({"label": record["label"]} if "label" in features else {})

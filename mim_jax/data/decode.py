@@ -41,7 +41,7 @@ def decode(image: bytes | np.ndarray, *, channels: int, dtype: np.dtype, max_pix
     """
     if isinstance(image, bytes):
         if not image:
-            raise DataError("is empty (zero bytes)")
+            raise DataError("is empty (zero bytes); mend or remove it")
         if not image.startswith(npyfile.MAGIC):
             return _decode_file(image, channels, dtype, max_pixels)
         array = npyfile.load(image)
@@ -71,7 +71,10 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_size(image.height, image.width, max_pixels)
     if image.format in ("JPEG", "MPO") and (found := scans(data)) > MOST_SCANS:
-        raise DataError(f"has {found} scans, more than any encoder writes ({MOST_SCANS}), each a pass over all pixels")
+        raise DataError(
+            f"has {found} scans, more than any encoder writes ({MOST_SCANS}), each a pass over all pixels; save it "
+            "anew, or remove it"
+        )
     return image
 
 
@@ -85,16 +88,18 @@ def _decode_file(data: bytes, channels: int, dtype: np.dtype, max_pixels: int) -
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError("is not an image of a known format") from None
+        raise DataError("is not an image of a known format; mend or remove it") from None
     except Exception as error:  # Pillow's plugins raise many kinds at damaged files; all mean the same here
-        raise DataError(f"cannot be decoded: {error}") from error
+        raise DataError(f"cannot be decoded: {error}; mend or remove it") from error
 
 
 def _convert(image: Image.Image, channels: int, dtype: np.dtype) -> Picture:
     if channels not in _MODES:
-        raise DataError(f"is an encoded image, which has 1, 3 or 4 channels, not data.channels = {channels}")
+        raise DataError(
+            f"is an encoded image, which has 1, 3 or 4 channels, not data.channels = {channels}; set it to one of these"
+        )
     if dtype not in (np.uint8, np.uint16):
-        raise DataError(f"is an encoded image, but the source's pixels are {dtype}")
+        raise DataError(f"is an encoded image, but the source's pixels are {dtype}; store it as an array of them")
     if image.mode.startswith("I"):
         wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)[..., None]
         return to_channels(wide if dtype == np.uint16 else _to_8_bits(wide), channels)
@@ -123,9 +128,9 @@ def _check_array(image: np.ndarray, channels: int, dtype: np.dtype, max_pixels: 
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or 0 in image.shape:
-        raise DataError(f"has shape {image.shape}, not (height, width, channels)")
+        raise DataError(f"has shape {image.shape}, not (height, width, channels); mend or remove it")
     if image.dtype != dtype:
-        raise DataError(f"has pixels of type {image.dtype}, but the source's are {dtype}")
+        raise DataError(f"has pixels of type {image.dtype}, but the source's are {dtype}; convert it")
     _check_size(image.shape[0], image.shape[1], max_pixels)
     return to_channels(image, channels)
 

@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 from mim_jax.errors import DataError
 
 MAGIC = b"\x93NUMPY"
+MEND = "save its numbers anew by numpy.save"
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -32,18 +33,18 @@ def load(file: bytes | str | os.PathLike[str], mapped: bool = False) -> np.ndarr
     except DataError:
         raise
     except Exception as error:  # a header is Python's notation of a dictionary, with as many ways to be wrong
-        raise DataError(f"is not a whole .npy file: {error}") from error
+        raise DataError(f"is not a whole .npy file: {error}; {MEND}") from error
 
 
 def _check(file: Any, size: int) -> None:
     version = npy.read_magic(file)
     if version not in _HEADERS:
-        raise DataError(f"is not a whole .npy file: its version {version} is not one that plain arrays have")
+        raise DataError(f"is not a whole .npy file: its version {version} is not one that plain arrays have; {MEND}")
     shape, _, dtype = _HEADERS[version](file)
     if dtype.hasobject:
-        raise DataError("is not a whole .npy file: it holds Python objects, which are never loaded")
+        raise DataError(f"is not a whole .npy file: it holds Python objects, which are never loaded; {MEND}")
     if any(length < 0 for length in shape):
-        raise DataError(f"is not a whole .npy file: its shape is {shape}")
+        raise DataError(f"is not a whole .npy file: its shape is {shape}; {MEND}")
     needed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if needed > there:
-        raise DataError(f"is not a whole .npy file: {shape} {dtype} take {needed} bytes, but it holds {there}")
+        raise DataError(f"is not a whole .npy file: {shape} {dtype} take {needed} bytes, but it holds {there}; {MEND}")

@@ -21,7 +21,8 @@ class Order:
     def __init__(self, indices: Int64[np.ndarray, " N"], batch_size: int, process_index: int, process_count: int):
         if batch_size < 1 or batch_size % process_count:
             raise ConfigError(
-                f"batch_size {batch_size} does not divide into {process_count} equal parts, one a process"
+                f"batch_size {batch_size} does not divide into {process_count} equal parts, one a process; choose a "
+                f"multiple of {process_count}"
             )
         self.indices = indices
         self.batch_size = batch_size

@@ -41,7 +41,9 @@ class Labels:
     def __call__(self, values: np.ndarray) -> Int32[np.ndarray, "H W"]:
         """Raises DataError at values that are no label."""
         if values.dtype.kind not in "biu":
-            raise DataError(f"holds {values.dtype} numbers, not the whole numbers of a label map")
+            raise DataError(
+                f"holds {values.dtype} numbers, not the whole numbers of a label map; save it as uint8 or uint16"
+            )
         labels = values.astype(np.int64) - self.offset
         labels[(values == self.ignore) | (labels < 0)] = NO_LABEL
         if labels.size and labels.max() >= self.classes:
@@ -113,7 +115,7 @@ class Pairs:
             if values.shape != image.shape[:2]:
                 raise DataError(
                     f"is {values.shape[1]} x {values.shape[0]}, but its image '{name}' is "
-                    f"{image.shape[1]} x {image.shape[0]}"
+                    f"{image.shape[1]} x {image.shape[0]}; make them equal"
                 )
         return Pair(image, values, name)
 
@@ -128,14 +130,14 @@ def read_map(data: bytes | np.ndarray, max_pixels: int = 100_000_000) -> Shaped[
         except DataError:
             raise
         except Exception as error:  # Pillow's plugins raise many kinds at damaged files; all mean the same here
-            raise DataError(f"is not an image that can be read: {error}") from error
+            raise DataError(f"is not an image that can be read: {error}; mend or remove it") from error
         if mode not in _MODES:
             raise DataError(f"is a colour image ({mode}); a map has one number per pixel (mode L, P or I;16)")
         return array
     array = npyfile.load(data) if isinstance(data, bytes) else data
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if array.ndim != 2:
-        raise DataError(f"has shape {array.shape}, not (height, width)")
+        raise DataError(f"has shape {array.shape}, not (height, width); save it so")
     return array
 
 
@@ -169,13 +171,13 @@ def _open_folders(spec: Spec) -> Pairs:
     maps = Folder(spec.options["map"], Spec(spec.text, "folder", spec.options["map"], {}))
     of_images, of_maps = _by_stem(images, spec.text), _by_stem(maps, spec.text)
     if "list" in spec.options:
-        stems = _listed(spec)
+        stems, mend = _listed(spec), "; add it, or take the name out of the list"
         for stem in stems:
             for there, what, root in ((of_images, "image", images.root), (of_maps, "map", maps.root)):
                 if stem not in there:
                     raise DataError(
                         f"data source '{spec.text}': '{spec.options['list']}' names '{stem}', "
-                        f"but there is no such {what} in '{root}'{_close(stem, there)}"
+                        f"but there is no such {what} in '{root}'{_close(stem, there) or mend}"
                     )
     else:
         stems = sorted(of_images)
@@ -216,10 +218,13 @@ def _listed(spec: Spec) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
             stems = [line.split()[0] for line in file if line.strip()]
-    except OSError as error:
-        raise DataError(f"data source '{spec.text}': the list '{path}' cannot be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "") or "it is not text"
+        raise DataError(
+            f"data source '{spec.text}': the list '{path}' cannot be read: {reason}; give a text file of names"
+        ) from error
     if not stems:
-        raise DataError(f"data source '{spec.text}': the list '{path}' is empty")
+        raise DataError(f"data source '{spec.text}': the list '{path}' is empty; write a name on each line")
     return stems
 
 

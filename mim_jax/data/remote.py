@@ -40,7 +40,7 @@ def fetched(pattern: str, spec: str) -> tuple[str, ...]:
     try:
         addresses = [each for one in numbered(pattern) for each in _matching(one)]
         if not addresses:
-            raise DataError(f"no file matches '{pattern}'")
+            raise DataError(f"no file matches '{pattern}'; correct the address")
         return tuple(fetch(address) for address in sorted(addresses))
     except DataError as error:
         raise DataError(f"data source '{spec}': {error}") from error
@@ -73,7 +73,7 @@ def read(address: str, most: int) -> bytes:
         for piece in _pieces(address):
             found += piece
             if len(found) > most:
-                raise DataError(f"'{address}' takes more than {most} bytes")
+                raise DataError(f"'{address}' takes more than {most} bytes; shrink or remove it")
         return bytes(found)
 
     return retried(work, address)
@@ -156,4 +156,6 @@ def _system(address: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
-        raise DataError(f"'{address}' cannot be opened: {error}") from error
+        raise DataError(
+            f"'{address}' cannot be opened: {error}; install what it needs, or correct the address"
+        ) from error

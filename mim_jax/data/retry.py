@@ -38,10 +38,10 @@ def retried(work: Callable[[], T], address: str) -> T:
             raise
         except Exception as error:
             if not passing(error):
-                raise DataError(f"'{address}' cannot be read: {said(error)}") from error
+                raise DataError(f"'{address}' cannot be read: {said(error)}; check the name and your access") from error
             if attempt == ATTEMPTS:
                 raise DataError(
-                    f"'{address}' could not be read in {ATTEMPTS} attempts, the last: {said(error)}"
+                    f"'{address}' could not be read in {ATTEMPTS} attempts, the last: {said(error)}; try again later"
                 ) from error
             log.warning("'%s', attempt %d of %d: %s; again in %.1f s", address, attempt, ATTEMPTS, said(error), wait)
         pause(wait)

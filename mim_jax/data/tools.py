@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
-from mim_jax.data.decode import decode, pixels
+from mim_jax.data.decode import Picture, decode, pixels
 from mim_jax.data.records import Records
 from mim_jax.data.settings import Settings
 from mim_jax.data.sources import Source, open_source
@@ -37,10 +37,7 @@ def stats(spec: str, limit: int = 0, channels: int = 0) -> dict[str, Any]:
     chosen = some(np.arange(len(source), dtype=np.int64), limit)
     total, square, count = np.zeros(channels), np.zeros(channels), 0
     for i in chosen.tolist():
-        try:
-            image = pixels(decode(source[i]["image"], channels=channels, dtype=source.dtype))
-        except DataError as error:
-            raise DataError(f"record {i} '{source.name(i)}' of data source '{spec}' {error}") from error
+        image = pixels(_picture(source, i, channels=channels))
         flat = to_unit(image).reshape(-1, channels)
         total += flat.sum(axis=0)
         square += (flat**2).sum(axis=0)
@@ -51,6 +48,14 @@ def stats(spec: str, limit: int = 0, channels: int = 0) -> dict[str, Any]:
     for key, values in (("mean", mean), ("std", std)):
         print(f"  config.data.{key} = ({''.join(f'{v:.4f}, ' for v in values).strip()})")
     return {"images": len(chosen), "mean": mean.tolist(), "std": std.tolist()}
+
+
+def _picture(source: Source, i: int, **settings: int) -> Picture:
+    """Record i, decoded. Raises DataError that names it."""
+    try:
+        return decode(source[i]["image"], dtype=source.dtype, **settings)
+    except DataError as error:
+        raise DataError(f"record {i} '{source.name(i)}' of data source '{source.spec}' {error}") from error
 
 
 def _channels_of(source: Source, sample: int = 32) -> int:
@@ -142,8 +147,8 @@ def _bench_single(config: Section, seconds: float) -> dict[str, float]:
     pictures: list[Any] = []
 
     def read() -> int:
-        image = source[next(numbers)]["image"]
-        pictures.append(decode(image, channels=settings.channels, dtype=source.dtype, max_pixels=settings.max_pixels))
+        picture = _picture(source, next(numbers), channels=settings.channels, max_pixels=settings.max_pixels)
+        pictures.append(picture)
         del pictures[:-64]
         return 1
 

@@ -44,7 +44,7 @@ def read_map(path: str, key: str) -> dict[str, str | int]:
     try:
         found = json.loads(_text(path, key))
     except ValueError as error:
-        raise ConfigError(f"{key}: '{path}' is not JSON: {error}") from error
+        raise ConfigError(f"{key}: '{path}' is not JSON: {error}; write an object, names to labels or names") from error
     if not isinstance(found, dict) or not all(type(value) in (str, int) for value in found.values()):
         raise ConfigError(f"{key}: '{path}' must be an object such as {{\"n01440764\": 0}}: names to labels or names")
     return found
@@ -98,7 +98,7 @@ def real_labels(path: str, names: Sequence[str], key: str = "evaluation.robustne
     try:
         content: Any = json.loads(_text(path, key))
     except ValueError as error:
-        raise ConfigError(f"{key}: '{path}' is not JSON: {error}") from error
+        raise ConfigError(f"{key}: '{path}' is not JSON: {error}; give ReaL's real.json") from error
     rows = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise ConfigError(f"{key}: '{path}' is not ReaL's layout: a list with a list of labels for each image")
@@ -111,7 +111,9 @@ def real_labels(path: str, names: Sequence[str], key: str = "evaluation.robustne
         elif isinstance(content, list) and match and 1 <= int(match[1]) <= len(content):
             found.append(content[int(match[1]) - 1])
         else:
-            raise DataError(f"{key}: '{path}' has no labels for the held-out image '{name}'")
+            raise DataError(
+                f"{key}: '{path}' has no labels for the held-out image '{name}'; evaluate on the images that it is of"
+            )
     return found
 
 
@@ -120,4 +122,4 @@ def _text(path: str, key: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "") or "it is not text"
-        raise ConfigError(f"{key}: '{path}' cannot be read: {reason}") from error
+        raise ConfigError(f"{key}: '{path}' cannot be read: {reason}; name a text file that is there") from error

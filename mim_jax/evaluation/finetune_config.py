@@ -147,7 +147,8 @@ def fit_batch(config: ConfigDict, settings: Settings, images: int, mesh: Mesh, t
     if wanted % parts and repeated == 1:
         raise ConfigError(
             f"{SECTION}.batch_size = {settings['batch_size']} does not divide into {parts} equal parts "
-            f"({batch_shards(mesh)} device shards x {SECTION}.accumulate {settings['accumulate']})"
+            f"({batch_shards(mesh)} device shards x {SECTION}.accumulate {settings['accumulate']}); "
+            f"choose a multiple of {parts}"
         )
     wanted = wanted // parts * parts
     batch = min(images, wanted) // parts * parts

@@ -50,7 +50,9 @@ class Robustness(Protocol):
             )
         for name, path in maps.items():
             if name not in sets:
-                raise ConfigError(f"{KEY}.maps names '{name}', which is none of {KEY}.sets ({', '.join(sets)})")
+                raise ConfigError(
+                    f"{KEY}.maps names '{name}', which is none of {KEY}.sets ({', '.join(sets)}); name one of them"
+                )
             read_map(path, f"{KEY}.maps")
         if made.classes:
             read_classes(made.classes, f"{KEY}.classes")
@@ -175,7 +177,10 @@ def corruption_folders(root: str) -> dict[str, list[Path]]:
     found = {name: [Path(root) / name / str(level) for level in SEVERITIES] for name in ALEXNET}
     found = {name: folders for name, folders in found.items() if (Path(root) / name).is_dir()}
     if not found:
-        raise ConfigError(f"{KEY}.corrupted = '{root}' holds none of ImageNet-C's folders, such as gaussian_noise/1")
+        raise ConfigError(
+            f"{KEY}.corrupted = '{root}' holds none of ImageNet-C's folders, such as gaussian_noise/1; name the folder "
+            "that they are in"
+        )
     for folder in (folder for folders in found.values() for folder in folders):
         if not folder.is_dir():
             raise ConfigError(f"{KEY}.corrupted: '{folder}' is missing; a corruption needs severities 1 to 5")

@@ -110,7 +110,7 @@ def vitdet_arrays(run: Run, image_size: int) -> dict[str, np.ndarray]:
     config = _vit_config(run.method)
     rows, columns = config.patch_size
     if image_size < max(rows, columns) or image_size % rows or image_size % columns:
-        raise ConfigError(f"--image-size {image_size} is no multiple of the patch {rows} x {columns}")
+        raise ConfigError(f"--image-size {image_size} is no multiple of the patch {rows} x {columns}; give one")
     encoder = _encoder(run)
     if config.positions != "none":
         encoder["pos_embed"] = _positions(config, encoder, (image_size // rows, image_size // columns))
@@ -175,9 +175,14 @@ def map_shapes(method: Method, design: str, image_size: int) -> dict[str, tuple[
 def _vit_config(method: Method) -> VitConfig:
     config = method.model
     if not isinstance(config, VitConfig):
-        raise ConfigError(f"a backbone is exported of plain vision transformers, not of the encoder of {method.name}")
+        raise ConfigError(
+            f"a backbone is exported of plain vision transformers, not of the encoder of {method.name}; give a "
+            "run that has one, such as of mae"
+        )
     if config.special:
-        raise ConfigError(f"toolboxes build no backbone with model.{config.special[0]}, which this run has")
+        raise ConfigError(
+            f"toolboxes build no backbone with model.{config.special[0]}, which this run has; give another"
+        )
     return config
 
 
@@ -191,7 +196,10 @@ def _positions(config: VitConfig, encoder: Tree, grid: tuple[int, int]) -> Any:
     table = encoder.get("pos_embed")
     if table is None:
         if config.positions not in ("sincos", "sincos_row"):
-            raise ConfigError(f"positions '{config.positions}' cannot be exported")
+            raise ConfigError(
+                f"positions '{config.positions}' cannot be exported; give a run with model.positions 'sincos' or "
+                "'learned'"
+            )
         table = jnp.asarray(sincos_2d(config.grid, config.width, config.prefix, config.positions != "sincos"))[None]
     rule = (config.position_offset, config.position_antialias)
     return resize_positions(table, config.grid, grid, config.prefix, *rule)

@@ -121,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise VerifyError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise VerifyError(f"{path} is not JSON: {error}") from error
+        raise VerifyError(f"{path} is not JSON: {error}; fetch it anew") from error
     if not isinstance(content, dict):
         raise VerifyError(f"{path} does not hold a JSON object")
     return content
@@ -139,7 +139,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise VerifyError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise VerifyError(f"{path} is not an npz file of plain arrays: {error}") from error
+        raise VerifyError(f"{path} is not an npz file of plain arrays: {error}; fetch it anew") from error
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -156,7 +156,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise VerifyError(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise VerifyError(f"{path} is not a sound safetensors file: {error}") from error
+        raise VerifyError(f"{path} is not a sound safetensors file: {error}; fetch it anew") from error
 
 
 def _strict(tolerance: Mapping[str, Any], folder: Path) -> float:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mim_jax import config as configs
-from mim_jax.errors import ConfigError, MimError
+from mim_jax.errors import ConfigError, MimError, VerifyError
 from mim_jax.interop import noise_bank
 from mim_jax.interop.original import dall_e
 from mim_jax.methods import registry
@@ -74,7 +74,8 @@ def read(method: Method, shapes: Tree) -> dict[str, Tree]:
         except ConfigError:
             raise
         except MimError as error:
-            raise ConfigError(f"method.{name}.source '{source}' cannot be used: {error}") from error
+            mend = "; give the published weights" if isinstance(error, VerifyError) else ""
+            raise ConfigError(f"method.{name}.source '{source}' cannot be used: {error}{mend}") from error
         found[name] = jax.tree.map(np.asarray, tree)
     return found
 
@@ -120,7 +121,9 @@ def check_teacher(source: Path, method: Any) -> None:
     trained = registry.build(config)
     theirs = getattr(trained, "model", None)
     if not isinstance(theirs, VitConfig):
-        raise ConfigError(f"method.teacher.source '{source}' is a run of '{trained.name}', which has no ViT to teach")
+        raise ConfigError(
+            f"method.teacher.source '{source}' is a run of '{trained.name}', which has no ViT to teach; give another"
+        )
     for field in dataclasses.fields(VitConfig):
         own, wanted = (_setting(field.name, m, c) for m, c in ((trained, theirs), (method, method.teacher.model)))
         if field.name == "projection" and not wanted:
@@ -165,7 +168,9 @@ def read_teacher(source: Path, method: Any, shapes: Tree) -> Tree:
     encoder = run.method.encoder_params(run.variables.params, run.variables.extra)
     lacking = sorted(set(shapes) - set(encoder))
     if lacking:
-        raise ConfigError(f"method.teacher.source '{source}': its encoder has no '{lacking[0]}', so it cannot teach")
+        raise ConfigError(
+            f"method.teacher.source '{source}': its encoder has no '{lacking[0]}', so it cannot teach; give another run"
+        )
     found = {name: encoder[name] for name in shapes}
     if "pos_embed" in shapes:
         ours, theirs = method.teacher.model, run.method.model

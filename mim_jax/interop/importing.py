@@ -80,7 +80,10 @@ def import_run(
         fresh = fresh_variables(base, built)
         found = form.read(built, source, fresh)
     except VerifyError as error:
-        raise DataError(f"{source.path} does not hold a model of this config as {form.name}: {error}") from error
+        raise DataError(
+            f"{source.path} does not hold a model of this config as {form.name}: {error}; give a whole file, the "
+            "config of its sizes, or another --as"
+        ) from error
     variables = fresh.replace(params=found.params, extra=found.extra)
     if form.part == "encoder":
         variables = with_encoder(built, fresh, found)
@@ -112,7 +115,7 @@ def _choose(source: Source, library: str, method: str, part: str, named: str) ->
     if not serving:
         holds = " or ".join(dict.fromkeys(f"{form.name} ({form.part})" for form in fitting))
         asked = f"the part '{part}' of {method}" if part else f"anything of {method}"
-        raise DataError(f"{source.path} is {holds}, which does not hold {asked}")
+        raise DataError(f"{source.path} is {holds}, which does not hold {asked}; give another --method or --part")
     return max(serving, key=lambda form: PARTS.index(form.part))
 
 

@@ -16,6 +16,8 @@ from mim_jax.errors import ConfigError
 from mim_jax.masking.colour_noise import NoiseConfig
 from mim_jax.replacing import replacing
 
+MEND = "make one by `mim-jax data noise FOLDER`"
+
 
 def make(config: NoiseConfig, folder: str | Path) -> Path:
     """Writes the bank of a config into a folder; its name is the colour and a hash of all settings, and a file of that
@@ -35,7 +37,7 @@ def make(config: NoiseConfig, folder: str | Path) -> Path:
         with replacing(path) as part, part.open("wb") as file:
             np.save(file, whole)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}; give another folder") from error
     return path
 
 
@@ -54,7 +56,7 @@ def load(path: Path) -> Float[np.ndarray, "K S T"]:
                 raise ConfigError(f"{where} holds the arrays {', '.join(names)}; a bank of noise is one array")
             found = found[names[0]]
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{where} is no array file (.npy or .npz): {error}") from error
+        raise ConfigError(f"{where} is no array file (.npy or .npz): {error}; {MEND}") from error
     if found.ndim != 3 or found.dtype.kind not in "fiu":
         raise ConfigError(f"{where} holds {found.dtype} of shape {found.shape}; a bank is numbers (images, side, side)")
     return found
@@ -74,5 +76,5 @@ def read(path: Path, method: Any, shapes: Any) -> Float[np.ndarray, "K S T"]:
     """The bank as `frozen` holds it; every image must have values that differ, and none that is not finite."""
     found = np.asarray(load(path), np.float32)
     if not np.isfinite(found).all():
-        raise ConfigError(f"method.noise.source '{path}' holds values that are not finite")
+        raise ConfigError(f"method.noise.source '{path}' holds values that are not finite; {MEND}")
     return found

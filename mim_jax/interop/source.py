@@ -67,7 +67,7 @@ def read_source(where: str | Path, given: str = "") -> Source:
         arrays, beside = read_weights(path), path.parent / "config.json"
         config = read_json(beside) if beside.exists() and path.name in USUAL else {}
     if not arrays:
-        raise DataError(f"{path} holds no arrays")
+        raise DataError(f"{path} holds no arrays; give a file of weights")
     return Source(path, arrays, config, given)
 
 
@@ -92,15 +92,15 @@ def _sharded(index: Path) -> dict[str, np.ndarray]:
     """Weights in several files, which an index names."""
     parts = read_json(index).get("weight_map")
     if not isinstance(parts, dict) or not parts:
-        raise DataError(f"{index} is no index of weight files: it has no 'weight_map'")
+        raise DataError(f"{index} is no index of weight files: it has no 'weight_map'; fetch it anew")
     arrays: dict[str, np.ndarray] = {}
     for name in sorted(set(map(str, parts.values()))):
         if Path(name).name != name:
-            raise DataError(f"{index} names '{name}', which lies outside its folder")
+            raise DataError(f"{index} names '{name}', which lies outside its folder; put it beside the index")
         arrays |= read_weights(index.parent / name)
     lacking = sorted(set(parts) - set(arrays))
     if lacking:
-        raise DataError(f"{index} names the array '{lacking[0]}', which none of its files holds")
+        raise DataError(f"{index} names the array '{lacking[0]}', which none of its files holds; fetch them anew")
     return arrays
 
 
@@ -119,7 +119,10 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
     except Exception as error:  # of the network, the hub, the disk
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{name} does not exist here and could not be fetched from the hub: {reason}") from error
+        raise DataError(
+            f"{name} does not exist here and could not be fetched from the hub: {reason}; give a file or folder "
+            "that is here"
+        ) from error
 
 
 def text(values: Mapping[str, Any]) -> str:

@@ -47,7 +47,9 @@ def read_weights(path: Path) -> Arrays:
     elif path.suffix in TORCH_FILES:
         arrays = _read_torch(path)
     else:
-        raise DataError(f"{path} is neither .safetensors nor .npz nor a file of torch ({', '.join(TORCH_FILES)})")
+        raise DataError(
+            f"{path} is neither .safetensors nor .npz nor a file of torch ({', '.join(TORCH_FILES)}); give one of these"
+        )
     return {name: _float32(np.asarray(array)) for name, array in arrays.items()}
 
 
@@ -68,7 +70,7 @@ def _read_torch(path: Path) -> Arrays:
         with torch.serialization.safe_globals([argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}; make it readable") from error
     except Exception as error:  # torch raises what its unpickler, its zip reader and old formats raise
         raise DataError(
             f"{path} is damaged or holds more than tensors, and is not opened because a pickled module can run code; "

@@ -29,5 +29,6 @@ def layer_weights(kind: str, layers: int, where: str = "method.layer_weights") -
     weights = np.arange(layers) if kind == "linear_decay" else np.arange(layers) >= layers - last
     weights = np.arange(layers) == number if which == "mid" else weights
     if not weights.any() or last > layers:
-        raise ConfigError(f"{where} '{kind}' names a layer that a teacher of {layers} blocks does not have")
+        valid = {"top": f"K is 1 to {layers}", "mid": f"K is 0 to {layers - 1}"}.get(which or kind, "choose mean")
+        raise ConfigError(f"{where} '{kind}' names a layer that a teacher of {layers} blocks does not have; {valid}")
     return np.asarray(weights / weights.sum(), np.float32)

@@ -25,7 +25,10 @@ def disjoint_counts(grid: tuple[int, int], masking: str, mask_ratio: float, cove
     """
     side = CELLS[masking]
     if grid[0] % side or grid[1] % side:
-        raise ConfigError(f"method.masking '{masking}' hides cells of {side} x {side} patches, unlike the grid {grid}")
+        raise ConfigError(
+            f"method.masking '{masking}' hides cells of {side} x {side} patches, unlike the grid {grid}; choose "
+            f"model.image_size so that the sides of the grid are multiples of {side}, or method.masking 'random'"
+        )
     if not mask_ratio <= covered <= 1:
         raise ConfigError(f"method.prediction_ratio {covered} must be between method.mask_ratio {mask_ratio} and 1")
     cells = grid[0] * grid[1] // side**2

@@ -52,7 +52,8 @@ class CroCo(MaskedAutoencoder):
         if model.rope_base and self.decoder_width // self.decoder_heads % 4:
             raise ConfigError(
                 f"model.rope_base turns the channels of a head in groups of 4, and method.decoder_width "
-                f"{self.decoder_width} over method.decoder_heads {self.decoder_heads} does not fall into them"
+                f"{self.decoder_width} over method.decoder_heads {self.decoder_heads} does not fall "
+                "into them; choose them so that their quotient is a multiple of 4"
             )
 
     @property

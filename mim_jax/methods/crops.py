@@ -47,7 +47,10 @@ def check_crops(model: VitConfig, count: int, size: tuple[int, int]) -> None:
         raise ConfigError(f"method.local_size {size} must be (height, width)")
     for side, local, whole, patch in zip(("height", "width"), size, model.image_size, model.patch_size, strict=True):
         if local > whole:
-            raise ConfigError(f"method.local_size {size}: its {side} is more than model.image_size {model.image_size}")
+            raise ConfigError(
+                f"method.local_size {size}: its {side} is more than model.image_size {model.image_size}; give at most "
+                f"{whole}"
+            )
         if local < patch or local % patch:
             nearest = max(round(local / patch), 1) * patch
             raise ConfigError(

@@ -9,6 +9,7 @@ smooth L1 where visible.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -64,7 +65,10 @@ class DMJD(ConvVitAutoencoder):
         check_choices(self, "method", masking=CELLS, visible_order=("raster", "aligned"))
         disjoint_counts(self.model.grid, self.masking, self.mask_ratio, self.prediction_ratio)
         if self.hog_cell < 1 or any(side % self.hog_cell for side in self.model.patch_size):
-            raise ConfigError(f"method.hog_cell {self.hog_cell} does not divide the patches of {self.model.patch_size}")
+            raise ConfigError(
+                f"method.hog_cell {self.hog_cell} does not divide the patches of {self.model.patch_size}; give a "
+                f"divisor of {math.gcd(*self.model.patch_size)}"
+            )
 
     @classmethod
     def tiny_settings(cls, image_size, channels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -138,5 +139,6 @@ def check_names(
     for name, modality in known.items():
         if any(side % modality.stride for side in patch_size):
             raise ConfigError(
-                f"method.modalities.{name}.stride {modality.stride} does not divide model.patch_size {patch_size}"
+                f"method.modalities.{name}.stride {modality.stride} does not divide model.patch_size {patch_size}; "
+                f"give a divisor of {math.gcd(*patch_size)}"
             )

@@ -84,7 +84,9 @@ class TokenizerConfig:
         if self.stride < 2 or self.stride & (self.stride - 1):
             raise ConfigError(f"{where}.stride {self.stride} must be a power of 2, such as 4, 8 or 16")
         if self.kind == "dalle" and self.stride != dalle.STRIDE:
-            raise ConfigError(f"{where}.stride {self.stride}: tokens of kind 'dalle' have stride {dalle.STRIDE}")
+            raise ConfigError(
+                f"{where}.stride {self.stride}: tokens of kind 'dalle' have stride {dalle.STRIDE}; set it so"
+            )
         for side in self.image_size:
             if side < self.stride or side % self.stride:
                 near = max(1, round(side / self.stride)) * self.stride

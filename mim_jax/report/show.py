@@ -82,7 +82,7 @@ def from_files(paths: Sequence[str | os.PathLike[str]], data: Any) -> Shaped[np.
                 max_pixels=data.max_pixels,
             )
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            raise DataError(f"{path} cannot be read: {error.strerror}; give image files that are there") from error
         except DataError as error:
             raise DataError(f"{path} {error}") from error
         found.append(view(pixels, np.random.default_rng(0)))

@@ -44,11 +44,13 @@ def read(path: Path) -> tuple[list[Published], list[Measured]]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as results: {error}") from error
+        raise DataError(
+            f"{path} cannot be read as results: {error}; give a file that `mim-jax reproduce --out` wrote"
+        ) from error
     if not isinstance(values, dict) or set(values) != {"published", "measured"}:
-        raise DataError(f"{path} is not an object of the two lists 'published' and 'measured'")
+        raise DataError(f"{path} is not an object of the two lists 'published' and 'measured'; make it one")
     if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in values.values()):
-        raise DataError(f"{path}: 'published' and 'measured' are lists of objects")
+        raise DataError(f"{path}: 'published' and 'measured' are lists of objects; make them so")
     published = [Published.read(row, path.name) for row in values["published"]]
     return published, [Measured.read(row, path.name) for row in values["measured"]]
 

@@ -54,7 +54,7 @@ class Row:
                 raise DataError(f"{name}: there is no key '{key}'{nearest(key, fields)}")
         for key, field in fields.items():
             if key not in values and field.default is dataclasses.MISSING:
-                raise DataError(f"{name}: the key '{key}' is missing")
+                raise DataError(f"{name}: the key '{key}' is missing; add it")
             if key in values:
                 _check_kind(name, key, values[key], str(field.type))
         given: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
@@ -69,7 +69,7 @@ class Row:
                 f"{name}: the id is not METHOD/MODEL/DATA/LENGTH/MEASURE, as mae/vit_b16/imagenet1k/1600ep/knn"
             )
         if not self.id.startswith(f"{self.method}/"):
-            raise DataError(f"{name}: the id does not begin with the method, '{self.method}'")
+            raise DataError(f"{name}: the id does not begin with the method, '{self.method}'; begin it so")
         if self.epochs < 0 or not (self.model and self.data and self.metric):
             raise DataError(f"{name}: model, data and metric need words, and epochs are not negative")
 
@@ -105,7 +105,7 @@ class Published(Row):
         if self.certainty not in CERTAINTIES:
             raise DataError(f"{name}: certainty '{self.certainty}' is not one of {', '.join(CERTAINTIES)}")
         if not (self.paper and self.source):
-            raise DataError(f"{name}: a published number names its paper and its source")
+            raise DataError(f"{name}: a published number names its paper and its source; give both")
         if self.tolerance < 0 or self.iterations < 0:
             raise DataError(f"{name}: tolerance and iterations are not negative")
 
@@ -144,7 +144,7 @@ class Measured(Row):
         if len(hashes) != len(self.seeds) or not all(HASH.fullmatch(one) for one in hashes):
             raise DataError(f"{name}: checkpoint_hash holds 64 hex digits for each of the {len(self.seeds)} seeds")
         if not (self.hardware and self.command and self.config):
-            raise DataError(f"{name}: a measured number names its hardware, its command and its config")
+            raise DataError(f"{name}: a measured number names its hardware, its command and its config; give all three")
         if self.spread is not None and (self.spread < 0 or len(self.seeds) < 2):
             raise DataError(f"{name}: a spread needs two seeds or more, and is not negative")
         for key in ("baselines", "counts"):

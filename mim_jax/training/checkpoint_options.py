@@ -80,7 +80,9 @@ def opened(folder: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.Che
     try:
         return ocp.CheckpointManager(folder, options=options)
     except Exception as error:
-        raise CheckpointError(f"{folder} cannot be opened: {reason_of(error)}") from error
+        raise CheckpointError(
+            f"{folder} cannot be opened: {reason_of(error)}; move the checkpoint at fault away, or give another run"
+        ) from error
 
 
 def remove_remains(directory: epath.Path, seconds: float = 10.0) -> None:

@@ -107,7 +107,7 @@ def tpu_topology(name: str) -> Topology:
         found = topologies.get_topology_desc(topology_name=name, platform="tpu", **options)
     except Exception as error:  # jax gives no narrower class
         reason = str(error).split(": ", 1)[-1].splitlines()[0]
-        raise ConfigError(f"topology '{name}' is refused by the TPU compiler: {reason}") from error
+        raise ConfigError(f"topology '{name}' is refused by the TPU compiler: {reason}; give another one") from error
     return Topology(name, CHIPS[kind], list(found.devices))
 
 

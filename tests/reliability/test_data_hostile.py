@@ -192,7 +192,8 @@ def test_files_that_are_none(tmp_path, fault):
             source[i]
         said.append(str(caught.value))
     fault("pipes, devices, dangling and circular links among the images", tried=5, survived=5, lost="nothing")
-    assert said == ["cannot be read: No such file or directory", "is not an ordinary file", "is not an ordinary file"]
+    missing = "cannot be read: No such file or directory; make it readable, or remove it"
+    assert said == [missing, "is not an ordinary file; remove it", "is not an ordinary file; remove it"]
 
 
 def test_wrong_schemas(tmp_path, fault):

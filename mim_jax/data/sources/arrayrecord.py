@@ -50,7 +50,9 @@ def unpack(data: bytes) -> Record:
             dtype = np.dtype(header["dtype"])
             image = np.frombuffer(image, dtype.newbyteorder("<")).reshape(header["shape"]).astype(dtype, copy=False)
     except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError("is not in the layout that mim_jax.data.convert writes") from error
+        raise DataError(
+            "is not in the layout that mim_jax.data.convert writes; write it by `mim-jax data convert`"
+        ) from error
     return {"image": image, "label": label, "name": name}
 
 
@@ -67,8 +69,10 @@ class ArrayRecord(Source):
             length = len(self._records)
         except (RuntimeError, ValueError, OSError) as error:
             which = _unreadable(open_files, paths)
+            reason = " ".join(str(error).split())
             raise DataError(
-                f"data source '{spec.text}': '{which}' is not readable as array_record: {' '.join(str(error).split())}"
+                f"data source '{spec.text}': '{which}' is not readable as array_record: {reason}; "
+                "write it anew by `mim-jax data convert`"
             ) from error
         self.dtype = spec.depth()
         if length:
@@ -83,7 +87,7 @@ class ArrayRecord(Source):
         except DataError as error:
             raise DataError(f"{sentence}{error}") from error
         except (RuntimeError, ValueError, OSError) as error:
-            raise DataError(f"{sentence}cannot be read: {error}") from error
+            raise DataError(f"{sentence}cannot be read: {error}; write its file anew") from error
 
     def __len__(self) -> int:
         return len(self._records)

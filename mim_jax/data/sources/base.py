@@ -72,9 +72,9 @@ class Source(abc.ABC):
 def check_label(label: int | None) -> None:
     """Raises DataError at what is no class number."""
     if label is None:
-        raise DataError("has no label, though others have one")
+        raise DataError("has no label, though others have one; add it, or remove the record")
     if not abs(label) < MOST_LABELS:
-        raise DataError(f"has the label {label}, which is no class number")
+        raise DataError(f"has the label {label}, which is no class number; correct it, or remove the record")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Spec:
         """Refuses an option that the scheme does not have."""
         for key in self.options:
             if key not in allowed:
-                raise DataError(f"data source '{self.text}': '{key}' is not an option{nearest(key, allowed)}")
+                mend = nearest(key, allowed) or "; leave it out"
+                raise DataError(f"data source '{self.text}': '{key}' is not an option{mend}")
 
     def integer(self, key: str, default: int) -> int:
         """An option that is a whole number."""

@@ -70,9 +70,9 @@ def _what_is_missing(path: str) -> str:
                 sentence = f"'{path}' does not exist" if last else f"'{path}' does not exist: there is no '{step}'"
             folder = there or "."
             names = [n for n in os.listdir(folder) if not n.startswith(".")] if os.path.isdir(folder) else []
-            return f"{sentence}{nearest(part, names)}"
+            return f"{sentence}{nearest(part, names) or '; name another'}"
         there = step or os.sep
-    return f"no file matches '{path}'"
+    return f"no file matches '{path}'; name files that are there"
 
 
 class Reader:
@@ -141,9 +141,9 @@ def read_image(path: str) -> bytes:
     except OSError as error:
         if error.errno in HICCUPS:
             return retried(lambda: _ordinary(path), path)
-        raise DataError(f"cannot be read: {error.strerror or error}") from error
+        raise DataError(f"cannot be read: {error.strerror or error}; make it readable, or remove it") from error
     except ValueError as error:  # a zero byte in the name
-        raise DataError(f"cannot be read: {error}") from error
+        raise DataError(f"cannot be read: {error}; correct its name") from error
 
 
 def _ordinary(path: str) -> bytes:
@@ -151,7 +151,7 @@ def _ordinary(path: str) -> bytes:
     with open(handle, "rb") as file:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
-            raise DataError("is not an ordinary file")
+            raise DataError("is not an ordinary file; remove it")
         check_bytes(found.st_size)
         return file.read(LARGEST)
 
@@ -159,4 +159,4 @@ def _ordinary(path: str) -> bytes:
 def check_bytes(size: int) -> None:
     """Raises DataError where so many bytes cannot be one image."""
     if size > LARGEST:
-        raise DataError(f"takes {size} bytes, more than the {LARGEST} that one encoded image may")
+        raise DataError(f"takes {size} bytes, more than the {LARGEST} that one encoded image may; shrink or remove it")

@@ -55,9 +55,12 @@ def _column(data: Any, spec: Spec, role: str, kind: type) -> str:
     found = [name for name, feature in data.features.items() if isinstance(feature, kind)]
     name = spec.options.get(role, "")
     if name and name not in found:
-        raise DataError(f"data source '{spec.text}' has no {role} column '{name}'{nearest(name, found)}")
+        mend = nearest(name, found) or f"; leave {role}= out"
+        raise DataError(f"data source '{spec.text}' has no {role} column '{name}'{mend}")
     if not found and role == "image":
-        raise DataError(f"data source '{spec.text}' has no image among its columns {list(data.features)}")
+        raise DataError(
+            f"data source '{spec.text}' has no image among its columns {list(data.features)}; name another data set"
+        )
     return name or (role if role in found else "") or (found[0] if found else "")
 
 
@@ -80,5 +83,6 @@ def open_spec(spec: Spec) -> Source:
             data = retried(lambda: datasets.load_dataset(name, spec.options.get("config"), split=split), f"hf:{name}")
     except (DataError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise DataError(f"data source '{spec.text}' cannot be opened: {reason}") from error
+        mend = "" if isinstance(error, DataError) else "; check the name and the split"
+        raise DataError(f"data source '{spec.text}' cannot be opened: {reason}{mend}") from error
     return HuggingFace(data, f"{name}:{split}", spec)

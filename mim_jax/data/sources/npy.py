@@ -48,7 +48,8 @@ class Npy(Source):
         labels = _load(path, spec)
         if labels.shape != (self._length,) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
-                f"data source '{spec}': '{path}' holds {labels.dtype} {labels.shape}, not {self._length} whole numbers"
+                f"data source '{spec}': '{path}' holds {labels.dtype} {labels.shape}, not {self._length} whole "
+                "numbers; save one for each image"
             )
         return labels.astype(np.int64)
 
@@ -84,7 +85,7 @@ def open_spec(spec: Spec) -> Source:
     spec.check_options(())
     paths = expand(spec.target, "npy", spec.text)
     if len(paths) > 1:
-        raise DataError(f"data source '{spec.text}' matches {len(paths)} files; npy reads one")
+        raise DataError(f"data source '{spec.text}' matches {len(paths)} files; npy reads one; name it")
     if not is_remote(spec.target):
         return Npy(paths[0], spec)
     try:

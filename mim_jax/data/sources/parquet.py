@@ -47,7 +47,9 @@ class Parquet(Source):
                 columns = [self.image, *([self.label] if self.label else [])]
                 kinds = [schema.field(name).type for name in columns]
             elif set(columns) - set(schema.names) or [schema.field(name).type for name in columns] != kinds:
-                raise DataError(f"data source '{spec.text}': '{path}' has other columns than '{paths[0]}'")
+                raise DataError(
+                    f"data source '{spec.text}': '{path}' has other columns than '{paths[0]}'; name files of one kind"
+                )
             first = 0
             for group in range(metadata.num_row_groups):
                 # Asking for single columns here would be finer, but pyarrow 26 aborts the process at damaged ones.
@@ -91,7 +93,7 @@ class Parquet(Source):
         images, labels = self._group(group)
         image = images[row].as_py()
         if image is None:
-            raise DataError("has no image bytes")
+            raise DataError("has no image bytes; add them, or remove the row")
         label = None if labels is None else labels[row].as_py()
         return {"image": image, "label": label, "name": self.name(i)}
 
@@ -110,7 +112,8 @@ class Parquet(Source):
             rows = sum(group[2] for group in self._groups if group[0] == number)
             if len(columns[-1]) != rows:
                 raise DataError(
-                    f"data source '{self.spec}': '{path}' holds {len(columns[-1])} labels for {rows} records"
+                    f"data source '{self.spec}': '{path}' holds {len(columns[-1])} labels for {rows} records; "
+                    "write it anew"
                 )
         return np.concatenate(columns)
 
@@ -155,7 +158,9 @@ class Parquet(Source):
         with parquet.ParquetFile(self.paths[number]) as file:
             table = file.read_row_group(inside, columns=columns, use_threads=False)
         if table.num_rows != rows:
-            raise DataError(f"cannot be read: its row group holds {table.num_rows} rows, and the file says {rows}")
+            raise DataError(
+                f"cannot be read: its row group holds {table.num_rows} rows, and the file says {rows}; write it anew"
+            )
         images = table.column(self.image).combine_chunks()
         if pyarrow.types.is_struct(images.type):
             images = images.field("bytes")
@@ -163,7 +168,7 @@ class Parquet(Source):
 
 
 def _said(error: Exception) -> str:
-    return f"cannot be read: {' '.join(str(error).split())[:300]}"
+    return f"cannot be read: {' '.join(str(error).split())[:300]}; write its file anew"
 
 
 def _footer(parquet, path: str, spec: str):
@@ -174,7 +179,8 @@ def _footer(parquet, path: str, spec: str):
             return file.metadata, file.schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last: names that are not UTF-8
         raise DataError(
-            f"data source '{spec}': '{path}' is not a readable parquet file: {' '.join(str(error).split())}"
+            f"data source '{spec}': '{path}' is not a readable parquet file: {' '.join(str(error).split())}; "
+            "write it anew, or name another"
         ) from error
 
 
@@ -194,7 +200,10 @@ def _image_column(schema, path: str, spec: Spec) -> str:
     if name:
         raise DataError(f"data source '{spec.text}': '{path}' has no image column '{name}'{nearest(name, found)}")
     if not found:
-        raise DataError(f"data source '{spec.text}': '{path}' has no column of encoded images; it has {schema.names}")
+        raise DataError(
+            f"data source '{spec.text}': '{path}' has no column of encoded images; it has {schema.names}; name a file "
+            "that has one"
+        )
     preferred = [n for n in ("image", "img") if n in found]
     if not preferred and len(found) > 1:
         raise DataError(f"data source '{spec.text}': choose the image column by ?image=NAME, one of {', '.join(found)}")

@@ -29,9 +29,15 @@ class Scenes(Source):
                 found.setdefault(stem[:-2], {})[stem[-2:]] = path
         alone = next((pair for pair in found.values() if len(pair) == 1), None)
         if alone:
-            raise DataError(f"data source '{spec.text}': '{next(iter(alone.values()))}' has no second view beside it")
+            raise DataError(
+                f"data source '{spec.text}': '{next(iter(alone.values()))}' has no second view beside it; add it, or "
+                "remove this one"
+            )
         if not found:
-            raise DataError(f"data source '{spec.text}': '{self.root}' holds no images called NAME_1 and NAME_2")
+            raise DataError(
+                f"data source '{spec.text}': '{self.root}' holds no images called NAME_1 and NAME_2; name a folder "
+                "that does"
+            )
         self._names = list(found)
         self._paths = [tuple(found[name][end] for end in ENDS) for name in self._names]
 
@@ -50,7 +56,7 @@ class Scenes(Source):
             with open(os.path.join(self.root, path), "rb") as file:
                 data = file.read()
         except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}") from error
+            raise DataError(f"cannot be read: {error.strerror}; make it readable, or remove the pair") from error
         return pixels(decode(data, channels=3, dtype=self.dtype))
 
     def name(self, i: int) -> str:

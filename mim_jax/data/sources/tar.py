@@ -16,6 +16,7 @@ from mim_jax.errors import DataError
 
 BLOCK = 512
 LONGEST = 1 << 20  # of an extended header; real ones are a few hundred bytes
+MEND = "copy it anew, or pack it anew without compression"
 _END = bytes(BLOCK)
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EMPTY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
@@ -51,7 +52,9 @@ def _members(file: Any, total: int) -> Iterator[Member]:
             return
         if len(block) < BLOCK:
             raise DataError(
-                "is empty (zero bytes)" if not total else f"is cut off at byte {at + len(block)} of a header"
+                f"is empty (zero bytes); {MEND}"
+                if not total
+                else f"is cut off at byte {at + len(block)} of a header; {MEND}"
             )
         header, at = _header(block, at), at + BLOCK
         name, size = changed.get("path", header.name), header.size
@@ -62,7 +65,9 @@ def _members(file: Any, total: int) -> Iterator[Member]:
         elif header.type not in _ABOUT_NEXT and "size" in changed:
             size = _whole(changed["size"], at)
         if not 0 <= size <= total - at:
-            raise DataError(f"is cut off: '{name[:80]}' at byte {at} takes {size} bytes, but {total - at} are left")
+            raise DataError(
+                f"is cut off: '{name[:80]}' at byte {at} takes {size} bytes, but {total - at} are left; {MEND}"
+            )
         if header.type in _ABOUT_NEXT:
             changed |= _extended(file, header.type, at, size)
         else:
@@ -76,13 +81,13 @@ def _header(block: bytes, at: int) -> tarfile.TarInfo:
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
-        raise DataError(f"is not a whole, uncompressed tar file: at byte {at} there is {error}") from error
+        raise DataError(f"is not a whole, uncompressed tar file: at byte {at} there is {error}; {MEND}") from error
 
 
 def _extended(file: Any, kind: bytes, at: int, size: int) -> dict[str, str]:
     """What a header for the next member says; a header for all members only sets what is of no matter here."""
     if size > LONGEST:
-        raise DataError(f"is damaged: a header at byte {at} takes {size} bytes")
+        raise DataError(f"is damaged: a header at byte {at} takes {size} bytes; {MEND}")
     data = file.read(size)
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")}
@@ -93,7 +98,7 @@ def _extended(file: Any, kind: bytes, at: int, size: int) -> dict[str, str]:
         length = _whole(data.partition(b" ")[0][:20].decode("ascii", "replace"), at)
         key, mark, value = data[:length].partition(b" ")[2].rstrip(b"\n").partition(b"=")
         if not mark or length > len(data):
-            raise DataError(f"is damaged: the extended header at byte {at} is not a list of keys and values")
+            raise DataError(f"is damaged: the extended header at byte {at} is not a list of keys and values; {MEND}")
         found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         data = data[length:]
     return found
@@ -101,5 +106,7 @@ def _extended(file: Any, kind: bytes, at: int, size: int) -> dict[str, str]:
 
 def _whole(text: str, at: int) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise DataError(f"is damaged: the extended header at byte {at} says {text[:20]!r} where a number has to be")
+        raise DataError(
+            f"is damaged: the extended header at byte {at} says {text[:20]!r} where a number has to be; {MEND}"
+        )
     return int(text)

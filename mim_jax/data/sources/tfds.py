@@ -55,10 +55,11 @@ class Tfds(Source):
             record = self._records[i]
             label = int(np.asarray(record[self.label])) if self.label else None
         except Exception as error:  # of array_record, of protocol buffers, and of TFDS
-            raise DataError(f"cannot be read: {' '.join(str(error).split())[:300]}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(f"cannot be read: {reason}; prepare the data set anew") from error
         image = record[self.image]
         if not isinstance(image, bytes):
-            raise DataError(f"has no image bytes, but {type(image).__name__}")
+            raise DataError(f"has no image bytes, but {type(image).__name__}; prepare the data set anew")
         return {"image": image, "label": label, "name": self.name(i)}
 
     def name(self, i: int) -> str:
@@ -72,7 +73,10 @@ def _feature(builder: Any, spec: Spec, role: str, kind: type) -> str:
     if name and name not in found:
         raise DataError(f"data source '{spec.text}' has no {role} feature '{name}'{nearest(name, found)}")
     if not found and role == "image":
-        raise DataError(f"data source '{spec.text}' has no image among its features {list(builder.info.features)}")
+        raise DataError(
+            f"data source '{spec.text}' has no image among its features {list(builder.info.features)}; name another "
+            "data set"
+        )
     return name or (role if role in found else "") or (found[0] if found else "")
 
 
@@ -86,8 +90,13 @@ def _builder(spec: Spec, name: str, data_dir: str | None) -> Any:
                 return tfds.builder_from_directory(os.path.expanduser(name))
             except Exception as error:  # of JSON, of protocol buffers, of the features themselves
                 reason = " ".join(str(error).split())[:300]
-                raise DataError(f"data source '{spec.text}': folder '{name}' cannot be opened: {reason}") from error
-        raise DataError(f"data source '{spec.text}': folder '{name}' holds no dataset_info.json, so it is not prepared")
+                raise DataError(
+                    f"data source '{spec.text}': folder '{name}' cannot be opened: {reason}; prepare it anew"
+                ) from error
+        raise DataError(
+            f"data source '{spec.text}': folder '{name}' holds no dataset_info.json, so it is not prepared; name the "
+            "folder of its version, or prepare it by `mim-jax data tfds`"
+        )
     there = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     _only_known_features(spec, os.path.join(there, name.split(":")[0]))
     try:
@@ -96,7 +105,7 @@ def _builder(spec: Spec, name: str, data_dir: str | None) -> Any:
         names = [n for n in os.listdir(there) if n != "downloads"] if os.path.isdir(there) else []
         raise DataError(
             f"data source '{spec.text}': no data set '{name}' in '{there}' or in tensorflow_datasets"
-            f"{nearest(name.split(':')[0], names)}"
+            f"{nearest(name.split(':')[0], names) or '; prepare it by `mim-jax data tfds`'}"
         ) from error
     if not builder.is_prepared():
         raise DataError(
@@ -117,10 +126,13 @@ def _only_known_features(spec: Spec, folder: str) -> None:
             with open(path, encoding="utf-8") as file:
                 names = list(_class_names(json.load(file)))
         except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"data source '{spec.text}': '{path}' cannot be read: {error}") from error
+            raise DataError(f"data source '{spec.text}': '{path}' cannot be read: {error}; prepare it anew") from error
         for name in names:
             if not isinstance(name, str) or not name.startswith("tensorflow_datasets."):
-                raise DataError(f"data source '{spec.text}': '{path}' asks for the class {name!r}, which is not TFDS's")
+                raise DataError(
+                    f"data source '{spec.text}': '{path}' asks for the class {name!r}, which is not TFDS's; prepare it "
+                    "with TFDS's own features"
+                )
 
 
 def _class_names(value: Any) -> Iterator[Any]:

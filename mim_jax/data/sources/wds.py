@@ -36,7 +36,8 @@ class WebDataset(Source):
                 self._keys.append(key)
         if not places:
             raise DataError(
-                f"data source '{spec.text}' holds no members with an image's extension ({', '.join(extensions)})"
+                f"data source '{spec.text}' holds no members with an image's extension ({', '.join(extensions)}); "
+                "name theirs by ?image=EXTENSION"
             )
         self._places = np.array(places, np.int64)  # file, offset, size
         self.labelled = any(label is not None for label in labels)
@@ -51,7 +52,7 @@ class WebDataset(Source):
         try:
             image = self._reader.read(self.paths[number], offset, size)
         except OSError as error:
-            raise DataError(f"cannot be read: {error}") from error
+            raise DataError(f"cannot be read: {error}; copy it anew") from error
         return {"image": image, "label": None if self._labels is None else self._labels[i], "name": self.name(i)}
 
     def labels(self) -> Int64[np.ndarray, " N"]:
@@ -89,14 +90,14 @@ def _records(path: str, extensions: tuple[str, ...], spec: str) -> list[tuple[st
 
 
 def _said(error: DataError | OSError) -> str:
-    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+    return f"cannot be read: {error.strerror}; make it readable" if isinstance(error, OSError) else str(error)
 
 
 def _label(text: bytes, member: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise DataError(f"has '{member[:80]}', which is {text[:40]!r}, not a class number") from None
+        raise DataError(f"has '{member[:80]}', which is {text[:40]!r}, not a class number; pack it anew") from None
 
 
 def open_spec(spec: Spec) -> Source:

@@ -46,7 +46,9 @@ class Analysis(Protocol):
         values = evaluation["analysis"]
         made = cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name != "feature"})
         if made.other and not (Path(made.other) / "config.json").exists():
-            raise ConfigError(f"evaluation.analysis.other = '{made.other}' is not the folder of a run")
+            raise ConfigError(
+                f"evaluation.analysis.other = '{made.other}' is not the folder of a run; give the --workdir of one"
+            )
         return made
 
     def features(self, method: Method) -> tuple[str, ...]:

@@ -91,7 +91,10 @@ class Segmentation(Dense):
             matrix += found
         matrix = sum_over_processes(matrix)
         if not matrix.sum():
-            raise DataError(f"the label maps of '{self.eval_source or self.source}' have no pixel with a label")
+            raise DataError(
+                f"the label maps of '{self.eval_source or self.source}' have no pixel with a label; set "
+                f"{self.where}.ignore and {self.where}.offset to what they hold"
+            )
         metrics, details = segmentation_scores(matrix)
         counts = {
             "train": len(setting.train),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,7 +93,9 @@ class Dense(Protocol):
             if len(getattr(self, key)) != 2 or min(getattr(self, key)) < 0:
                 raise ConfigError(f"{self.where}.{key} = {getattr(self, key)} must be (height, width), or (0, 0)")
         if any(step > side > 0 for step, side in zip(self.stride, self.crop, strict=True)):
-            raise ConfigError(f"{self.where}.stride = {self.stride} leaves gaps between windows of {self.crop}")
+            raise ConfigError(
+                f"{self.where}.stride = {self.stride} leaves gaps between windows of {self.crop}; lower it"
+            )
 
 
 @dataclasses.dataclass
@@ -120,7 +123,7 @@ class Setting:
         crop = tuple(side or default for side, default in zip(protocol.crop, own, strict=True))
         stride = tuple(step or max(int(side * 2 / 3), 1) for step, side in zip(protocol.stride, crop, strict=True))
         if any(step > side for step, side in zip(stride, crop, strict=True)):
-            raise ConfigError(f"{protocol.where}.stride = {stride} leaves gaps between windows of {crop}")
+            raise ConfigError(f"{protocol.where}.stride = {stride} leaves gaps between windows of {crop}; lower it")
         mean = tuple(data.mean) * (data.channels if len(data.mean) == 1 else 1)
         view = PairView(
             crop=(int(crop[0]), int(crop[1])),
@@ -156,7 +159,10 @@ class Setting:
         crop = self.view.crop
         patch = self.protocol.pixel_patch or max(1, min(16, min(crop) // 8))
         if crop[0] % patch or crop[1] % patch:
-            raise ConfigError(f"{self.protocol.where}.pixel_patch = {patch} does not divide the crop {crop}")
+            raise ConfigError(
+                f"{self.protocol.where}.pixel_patch = {patch} does not divide the crop {crop}; give a divisor of "
+                f"{math.gcd(*crop)}"
+            )
         return Trunk(None, patch=patch, copies=copies)
 
     def plan(self, trunk: Trunk, head: nn.Module, loss: Loss, layer_decay: float = 1.0) -> Plan:

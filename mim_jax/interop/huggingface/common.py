@@ -160,11 +160,13 @@ def load(source: Source, name: str) -> Any:
             source.path, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
         )
     except Exception as error:  # of their loader, whatever it raises
-        raise DataError(f"transformers cannot load {source.path}: {(str(error).splitlines() or [''])[0]}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(f"transformers cannot load {source.path}: {reason}; save it anew by save_pretrained") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(what):
             raise DataError(
-                f"transformers reports {what.replace('_', ' ')} in {source.path}: {sorted(report[what])[:3]}"
+                f"transformers reports {what.replace('_', ' ')} in {source.path}: {sorted(report[what])[:3]}; "
+                "save it anew by save_pretrained"
             )
     return model.eval()
 

@@ -114,7 +114,7 @@ def sizes(source: Source) -> dict[str, Any]:
             f"{EPSILON:g}, and an encoder here has one for all"
         )
     if c["model_type"] == "swinv2" and c.get("use_absolute_embeddings", False):
-        raise DataError(f"{path}: use_absolute_embeddings true is not supported: {ABSOLUTE}")
+        raise DataError(f"{path}: use_absolute_embeddings true is not supported: {ABSOLUTE}; give another model")
     model = dict(
         arch=c["model_type"],
         image_size=common.side(c.get("image_size", 224)),

@@ -14,6 +14,8 @@ from mim_jax.interop.source import Source
 from mim_jax.interop.timm.common import PASSIVE, STORED_TABLES, TOKENS, Family, named
 from mim_jax.interop.torch_side import module
 
+OTHER = "docs/weights.md says which models are taken"
+
 
 def facts(source: Source, family: Family) -> dict[str, Any]:
     """All that a source says about its model: the constructor's arguments, `num_classes`, `norm_eps`, `pixels`.
@@ -40,9 +42,9 @@ def facts(source: Source, family: Family) -> dict[str, Any]:
     try:
         found = family.facts(model)
     except DataError as error:
-        raise DataError(f"{source.path}: {named(source)} {error}") from error
+        raise DataError(f"{source.path}: {named(source)} {error}; {OTHER}") from error
     except ConfigError as error:
-        raise DataError(f"{source.path}: {named(source)} is not supported: {error}") from error
+        raise DataError(f"{source.path}: {named(source)} is not supported: {error}; {OTHER}") from error
     pixels = {key: tuple(map(float, model.pretrained_cfg[key])) for key in ("mean", "std")}
     return {"norm_eps": _epsilon(source, model), **found, "num_classes": classes(source, family), "pixels": pixels}
 
@@ -74,14 +76,17 @@ def load(source: Source, family: Family) -> Any:
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
-            raise DataError(f"timm cannot load {source.path}: {_told(error)}") from error
+            raise DataError(f"timm cannot load {source.path}: {_told(error)}; name its model by --model") from error
     own = model.state_dict()
     counters = {name for name in own if name.endswith("num_batches_tracked")}  # which files may lack
     wrong = sorted((set(own) ^ set(state)) - counters) or [
         name for name in state if not torch.equal(own[name], state[name])
     ]
     if wrong:
-        raise DataError(f"timm loads {source.path} as something else: '{wrong[0]}' is not as in the file")
+        raise DataError(
+            f"timm loads {source.path} as something else: '{wrong[0]}' is not as in the file; fetch it "
+            "anew, or name its model by --model"
+        )
     return model.eval()
 
 
@@ -99,7 +104,7 @@ def _created(source: Source, family: Family, timm: Any, pretrained: bool = False
     except DataError:
         raise
     except Exception as error:  # of their constructors and their loader, whatever they raise
-        raise DataError(f"timm cannot build {name} for {source.path}: {_told(error)}") from error
+        raise DataError(f"timm cannot build {name} for {source.path}: {_told(error)}; name another model") from error
 
 
 def _told(error: Exception) -> str:
@@ -126,7 +131,7 @@ def _check_layers(source: Source, model: Any, family: Family) -> None:
         kind = type(layer).__name__
         if kind not in known or getattr(layer, "approximate", "none") != "none":
             where = f"its layer '{name}'" if name else "it"
-            raise DataError(f"{source.path}: {named(source)} is not supported: {where} is of the class {kind}")
+            raise DataError(f"{source.path}: {named(source)} is not supported: {where} is of the class {kind}; {OTHER}")
 
 
 def _epsilon(source: Source, model: Any) -> float:
