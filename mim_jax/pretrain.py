@@ -5,22 +5,20 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from mim_jax import config as configs
 from mim_jax.data.check import check as check_data
 from mim_jax.data.ordered import eval_batches
-from mim_jax.errors import CheckpointError, ConfigError
+from mim_jax.errors import ConfigError
 from mim_jax.evaluation.online import OnlineKNN
 from mim_jax.interop import frozen
 from mim_jax.methods import registry
 from mim_jax.methods.base import Method
 from mim_jax.report.online import Reconstructions
-from mim_jax.report.page import write_page
+from mim_jax.report.page import refresh_page
 from mim_jax.training import bucket, start
 from mim_jax.training.data import TrainData
-from mim_jax.training.events import say
 from mim_jax.training.loop import finished, train
 from mim_jax.training.optimizer import check as check_optimizer
 from mim_jax.training.runs import IMPORT_NOTE
@@ -106,9 +104,5 @@ def _train(config: ConfigDict, method: Method, workdir: Path) -> bool:
         )
 
     last = train(config, workdir, method, data, evaluators, partial(frozen.read, method), begin)
-    if jax.process_index() == 0:
-        try:
-            write_page(workdir)
-        except CheckpointError as error:  # a full disk: the run itself is whole, and `mim-jax report` writes its page
-            say(f"no page of the run: {error}")
+    refresh_page(workdir)
     return finished(workdir, last)

@@ -18,6 +18,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mim_jax.report.page import refresh_page
     from mim_jax.report.show import show_run
     from mim_jax.training import bucket
 
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> None:
             out=args.out,
             step=args.step,
         )
+        if not args.out:  # the picture is one of the run's
+            refresh_page(folder)
 
 
 COMMAND = Command(

@@ -6,7 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from mim_jax.errors import ConfigError
 from mim_jax.masking.mask import Mask, mask_from_hidden
@@ -52,6 +52,31 @@ def upsample(hidden: Bool[Array, "B h w"], grid: tuple[int, int]) -> Bool[Array,
     """Units as patches of the finer `grid`, raster order: every patch is as its unit is."""
     down, across = grid[0] // hidden.shape[1], grid[1] // hidden.shape[2]
     return jnp.repeat(jnp.repeat(hidden, down, axis=1), across, axis=2).reshape(len(hidden), -1)
+
+
+def unit_tokens(units: Int[Array, "R V"], columns: int, side: int) -> Int[Array, "R N"]:
+    """The tokens of some units, unit after unit and in raster order inside each, by their numbers in raster order of
+    the finer grid. columns: units in a row. side: tokens along a side of a unit."""
+    row, column = (x[:, :, None, None] * side for x in (units // columns, units % columns))
+    inside = jnp.arange(side)
+    numbers = (row + inside[:, None]) * (columns * side) + column + inside
+    return numbers.reshape(len(units), -1)
+
+
+def refined(mask: Mask, side: int) -> Mask:
+    """A mask of units as one of their tokens, `side` along a side; both lists unit after unit."""
+    grid = (mask.grid[0] * side, mask.grid[1] * side)
+    visible, masked = (unit_tokens(x, mask.grid[1], side) for x in (mask.visible, mask.masked))
+    return Mask(upsample(mask.hidden.reshape(-1, *mask.grid), grid), visible, masked, grid)
+
+
+def shared_mask(key: PRNGKeyArray, batch: int, grid: tuple[int, int], count: int, group: int = 0) -> Mask:
+    """Hides `count` cells drawn without replacement, the same in every `group` consecutive images (0: in all of the
+    batch); lists in raster order."""
+    group = group or batch
+    noise = jax.random.uniform(key, (-(-batch // group), grid[0] * grid[1]))
+    hidden = jnp.argsort(jnp.argsort(noise, axis=1), axis=1) < count
+    return mask_from_hidden(jnp.repeat(hidden, group, axis=0)[:batch], count, grid)
 
 
 def unit_mask(key: PRNGKeyArray, batch: int, units: tuple[int, int], grid: tuple[int, int], mask_ratio: float) -> Mask:

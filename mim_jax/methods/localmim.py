@@ -3,51 +3,53 @@
 Hidden: 75 % of the patches, at random, dropped. Predicted: histograms of oriented gradients in cells of a quarter, a
 half, one and two patches a side. By whom: MAE's encoder, and at four of its depths a small decoder, the finest scale at
 the shallowest. Error: mean square over what is hidden of each scale, added up. Lower layers are trained by losses of
-their own.
+their own. With `model.arch` 'swin' it is the form for a Swin transformer (`localmim_swin`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
-import einops
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-
-from mim_jax.errors import ConfigError
-from mim_jax.losses.masked import squared_error, weighted_mean
-from mim_jax.masking.scales import hidden_share
-from mim_jax.methods.base import Features, Output, Pictures, Progress, Variables
-from mim_jax.methods.building import start
-from mim_jax.methods.masked_autoencoder import MaskedAutoencoder
-from mim_jax.methods.pictures import patch_pictures
+from mim_jax.errors import ConfigError, nearest
+from mim_jax.methods.base import Features
+from mim_jax.methods.local_reconstruction import LocalReconstruction
+from mim_jax.methods.localmim_swin import LocalMIMSwin
 from mim_jax.methods.transformers import vit_features
 from mim_jax.models.local_decoder import LocalDecoder, TapNorms, local_decoder_flops
+from mim_jax.models.swin_config import ARCHS
 from mim_jax.models.vit import Vit, vit_flops
-from mim_jax.nn.patches import patchify
-from mim_jax.targets.hog import glyphs, hog
 
 DOUBLINGS = (2, 1, 0, -1)  # of the grid of patches, tap by tap
-SAME = DOUBLINGS.index(0)  # the tap whose cells are the patches
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalMIM(MaskedAutoencoder):
-    """Local multi-scale reconstruction of a ViT; the defaults are those of ViT-B/16."""
+class LocalMIM(LocalReconstruction):
+    """Local multi-scale reconstruction of a ViT; the defaults are those of ViT-B/16. ViT-L has 18 `hog_bins` and
+    `hog_bias`."""
 
-    name: ClassVar[str] = "localmim"
-    targets: ClassVar[tuple[str, ...]] = ("hog",)
-
-    target: str = "hog"
     decoder_width: int = 256
-    decoder_depth: int = 1
     decoder_heads: int = 8
     taps: tuple[int, ...] = ()  # blocks, from 0; (): 1, 3, depth - 3, depth - 1
-    hog_bins: int = 9  # 18 for ViT-L
-    # The authors' switch for ViT-L: each scale's two gradients get a constant, drawn once and never changed.
-    hog_bias: bool = False
+
+    @classmethod
+    def from_config(cls, model, method) -> Any:
+        arch = model.get("arch", "vit")
+        if arch not in ("vit", *ARCHS):
+            raise ConfigError(f"model.arch '{arch}' is not known{nearest(arch, ('vit', *ARCHS))}")
+        if arch != "vit":
+            return LocalMIMSwin.from_config(model, method)
+        return super().from_config({k: v for k, v in model.items() if k != "arch"}, method)
+
+    @classmethod
+    def tiny(cls, image_size=(16, 16), channels=3, **model) -> Any:
+        if model.get("arch", "vit") == "vit":
+            return super().tiny(image_size, channels, **model)
+        return LocalMIMSwin.tiny(image_size, channels, **model)
+
+    @classmethod
+    def tiny_settings(cls, image_size, channels):
+        return dict(taps=(0, 0, 1, 1), hog_bins=5)
 
     def check(self) -> None:
         super().check()
@@ -59,12 +61,6 @@ class LocalMIM(MaskedAutoencoder):
                 f"model.patch_size {self.model.patch_size} must be multiples of 4 and the grid of patches "
                 f"{self.model.grid} even; LocalMIM has cells of a quarter and of two patches a side"
             )
-        if self.hog_bins < 1 or self.decoder_width % 4:
-            raise ConfigError(f"method.hog_bins {self.hog_bins} must be positive, decoder_width a multiple of 4")
-
-    @classmethod
-    def tiny_settings(cls, image_size, channels):
-        return dict(taps=(0, 0, 1, 1), hog_bins=5)
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -72,70 +68,38 @@ class LocalMIM(MaskedAutoencoder):
         return self.taps or (1, 3, self.model.depth - 3, self.model.depth - 1)
 
     @property
-    def outputs(self) -> int:
-        return self.model.channels * self.hog_bins
+    def doublings(self) -> tuple[int, ...]:
+        return DOUBLINGS
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        return self.model.patch_size
+
+    @property
+    def tap_shapes(self) -> tuple[tuple[int, int], ...]:
+        return ((self.model.prefix + self.seen, self.model.width),) * len(DOUBLINGS)
 
     def modules(self) -> tuple[Vit, TapNorms]:
         return Vit(self.model, final_norm=False), TapNorms(self.model.dtype, self.model.layer_norm_eps)
 
     def decoders(self) -> dict[str, LocalDecoder]:
-        sizes = (self.decoder_width, self.decoder_stack, self.outputs)
+        sizes = (self.decoder_width, self.decoder_stack, self.tap_outputs(0))
         return {f"decoder_{i}": LocalDecoder(*sizes, n, self.model.prefix) for i, n in enumerate(DOUBLINGS)}
 
-    def init(self, key, batch) -> Variables:
-        (encoder, norms), (key, bias_key) = self.modules(), jax.random.split(key)
-        latent, mask = jnp.zeros((1, self.model.prefix + self.seen, self.model.width)), self.mask(key, 1)
-        taps = (latent,) * len(DOUBLINGS)
-        parts = {name: (module, latent, mask) for name, module in self.decoders().items()}
-        params = start(key, encoder=(encoder, batch["image"][:1]), norms=(norms, taps), **parts)
-        bias = jax.random.uniform(bias_key, (len(DOUBLINGS), 2), minval=-1 / 3, maxval=1 / 3)
-        return Variables(params=params, frozen={"hog_bias": bias} if self.hog_bias else {})
+    def shown(self, draws):
+        return {"visible": draws["mask"].visible, "noise": draws["drop_path"]}
 
-    def latents(self, params, images, **shown) -> tuple[Float[Array, "B T D"], ...]:
-        """Normalised outputs of the taps."""
+    def latents(self, params, images, **shown):
         encoder, norms = self.modules()
         outputs: Any = encoder.apply({"params": params["encoder"]}, images, layers=True, **shown)[1]
         found: Any = norms.apply({"params": params["norms"]}, tuple(outputs[i] for i in self.blocks))
         return found
 
-    def values(self, images, frozen, tap: int) -> Float[Array, "B C V"]:
-        """Histograms of a tap's cells, channel by channel."""
-        height, width = (int(side / 2.0 ** DOUBLINGS[tap]) for side in self.model.patch_size)
-        offset = frozen["hog_bias"][tap] if self.hog_bias else None
-        found = hog(images, (height, width), self.hog_bins, offset=offset)
-        return einops.rearrange(found, "b h w c k -> b (h w) (c k)")
-
-    def forward(self, params, extra, frozen, batch, draws, progress):
-        images, mask = batch["image"], draws["mask"]
-        latents = self.latents(params, images, visible=mask.visible, noise=draws["drop_path"])
-        terms: dict[str, Any] = {}
-        found: dict[int, dict[str, Any]] = {}
-        for tap, (name, decoder) in enumerate(self.decoders().items()):
-            prediction = decoder.apply({"params": params[name]}, latents[tap], mask)
-            target, share = self.values(images, frozen, tap), hidden_share(mask, DOUBLINGS[tap])
-            terms[f"tap_{tap}"] = weighted_mean(squared_error(prediction, target), share)
-            found[tap] = dict(latent=latents[tap], pred=prediction, target=target, share=share)
-        trace = {f"{key}{tap}": value for tap, parts in found.items() for key, value in parts.items()}
-        trace |= dict(mask=mask, latent=latents[-1], pred=found[SAME]["pred"], target=found[SAME]["target"])
-        hidden = jnp.sum(mask.hidden.astype(jnp.float32))  # every scale counts in proportion to it
-        return sum(terms.values()), Output(terms=terms, weight=hidden, trace=trace)
-
     def encode(self, params, images, *, extra=None, layers=False) -> Features:
         """Normalised by the last tap's norm."""
-        encoder, _ = self.modules()
-        features = vit_features(encoder, params["encoder"], images, layers)
-        last = self.latents(params, images)[-1].astype(jnp.float32)
-        cls, patches = last[:, 0] if self.model.prefix else None, last[:, self.model.prefix :]
-        return features.replace(cls=cls, patches=patches, pooled=patches.mean(1))
-
-    def show(self, params, extra, frozen, batch, key) -> Pictures:
-        images, size = batch["image"], self.model.patch_size
-        trace = self.loss(params, extra, frozen, batch, key, Progress.last())[1].trace
-        pictures = patch_pictures(images, patchify(images, size), trace["mask"].hidden, size)
-        drawn = {"HOG of the patches": trace["target"], "predicted HOG": trace["pred"]}
-        maps = {k: glyphs(v, self.model.grid, (1, 1), self.model.channels) for k, v in drawn.items()}
-        return Pictures({k: pictures.panels[k] for k in ("input", "masked")}, maps)
+        return self.whole(params, images, vit_features(self.modules()[0], params["encoder"], images, layers))
 
     def flops(self) -> float:
-        sizes = (self.seen, self.model.tokens, self.model.width, self.decoder_width, self.decoder_stack, self.outputs)
+        outputs = self.tap_outputs(0)
+        sizes = (self.seen, self.model.tokens, self.model.width, self.decoder_width, self.decoder_stack, outputs)
         return 3 * (vit_flops(self.model, self.seen) + sum(local_decoder_flops(*sizes, n) for n in DOUBLINGS))

@@ -39,7 +39,7 @@ class TapNorms(nn.Module):
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, taps: tuple[Float[Array, "B T D"], ...]) -> tuple[Float[Array, "B T D"], ...]:
+    def __call__(self, taps: tuple[Float[Array, "B _ _"], ...]) -> tuple[Float[Array, "B _ _"], ...]:
         return tuple(layer_norm(f"norm_{i}", self.dtype, self.epsilon)(x) for i, x in enumerate(taps))
 
 

@@ -100,6 +100,10 @@ class SwinConfig:
     def stage_grid(self, stage: int) -> tuple[int, int]:
         return self.grid[0] >> stage, self.grid[1] >> stage
 
+    def cell_side(self, stage: int) -> int:
+        """Tokens of a stage along a side of a token of the last stage."""
+        return 1 << (len(self.depths) - 1 - stage)
+
     def stage_window(self, stage: int) -> int:
         """Side of the windows: as configured, but never beyond the shorter side of the grid."""
         return min(self.window_size, *self.stage_grid(stage))

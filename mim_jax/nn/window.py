@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from mim_jax.nn.init import NORMAL, Init
 from mim_jax.nn.relative import RelativeBias, relative_index
+from mim_jax.nn.visible_windows import VisibleWindows
 
 Pair = tuple[int, int]
 
@@ -90,6 +91,21 @@ def unit_length(x: Float[Array, "*S d"]) -> Float[Array, "*S d"]:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
+@jax.custom_vjp
+def window_logits(q: Float[Array, "B W K T d"], k: Float[Array, "B W K S d"]) -> Float[Array, "B W K T S"]:
+    """q k' of each window and head, float32; its gradient multiplies matrices in the type of q and k."""
+    return jnp.einsum("bwkqd,bwktd->bwkqt", q, k, preferred_element_type=jnp.float32)
+
+
+def _logits_backward(kept, gradient):
+    q, k = kept
+    gradient = gradient.astype(q.dtype)
+    return jnp.einsum("bwkqt,bwktd->bwkqd", gradient, k), jnp.einsum("bwkqt,bwkqd->bwktd", gradient, q)
+
+
+window_logits.defvjp(lambda q, k: (window_logits(q, k), (q, k)), _logits_backward)
+
+
 class WindowAttention(nn.Module):
     """Attention between the tokens of each window, with relative positions.
 
@@ -109,10 +125,11 @@ class WindowAttention(nn.Module):
     start: Init = Init(NORMAL)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    def __call__(self, x: Float[Array, "B N D"], visible: VisibleWindows | None = None) -> Float[Array, "B N D"]:
+        """Tokens of the whole grid, or those alone that `visible` was made for (with the same shift)."""
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=self.start.kernel, bias_init=self.start.bias)
-        x = to_windows(roll(x, self.grid, self.shift), self.grid, self.window)
+        x = visible.gather(x) if visible else to_windows(roll(x, self.grid, self.shift), self.grid, self.window)
         # On a mesh with axis tensor XLA finds the heads by itself (`nn.heads_dense` spares the others an exchange).
         qkv = dense(3 * width, use_bias=self.bias and not self.cosine, name="qkv")(x)
         if self.bias and self.cosine:
@@ -127,9 +144,13 @@ class WindowAttention(nn.Module):
         else:
             scale = (width // self.heads) ** -0.5
             positions = RelativeBias(self.heads, self.window, False, NORMAL, name="relative_bias")()
-        logits = jnp.einsum("bwkqd,bwktd->bwkqt", q, k, preferred_element_type=jnp.float32) * scale + positions
-        if self.shift:
+        if visible is not None:
+            k, v, positions = visible.around(k, 3), visible.around(v, 3), visible.positions(positions)
+        logits = window_logits(q, k) * scale + positions
+        if self.shift and visible is None:  # visible windows are cut where the shift cuts them
             logits = logits + shift_mask(self.grid, self.window, self.shift)[:, None]
         out = jnp.einsum("bwkqt,bwktd->bwkqd", jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
         out = dense(width, name="proj")(einops.rearrange(out, "b w k t d -> b w t (k d)"))
+        if visible is not None:
+            return visible.scatter(out)
         return roll(from_windows(out, self.grid, self.window), self.grid, -self.shift)

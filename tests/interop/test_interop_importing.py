@@ -61,6 +61,8 @@ def test_an_imported_run_is_evaluated_and_shown(folder, tmp_path, capsys):
     assert note["format"] == "ViTModel" and note["source"] == str(folder)
     assert main(["eval", str(tmp_path / "run"), "--knn", "--config.data.source=digits"]) == 0
     assert main(["show", str(tmp_path / "run"), "--source", "digits", "--count", "2"]) == 0
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert "top-1, k = 20" in page and "Reconstructions" in page  # both commands leave the run's page up to date
 
 
 def test_training_goes_on_from_an_imported_run_elsewhere(folder, tmp_path, capsys):

@@ -9,10 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lowered_step import products
 
 from mim_jax.nn.patches import pixel_shuffle
 from mim_jax.nn.relative import relative_index
-from mim_jax.nn.window import WindowAttention, from_windows, log_coordinates, roll, shift_mask, to_windows, unit_length
+from mim_jax.nn.window import (
+    WindowAttention,
+    from_windows,
+    log_coordinates,
+    roll,
+    shift_mask,
+    to_windows,
+    unit_length,
+    window_logits,
+)
 
 
 def test_windows_hold_their_squares_and_come_back():
@@ -104,3 +114,21 @@ def test_pixel_shuffle_has_the_channel_slowest():
     assert image.shape == (1, 2, 4, 3)
     np.testing.assert_array_equal(image[0, :, :2, 0], [[0, 1], [2, 3]])
     np.testing.assert_array_equal(image[0, 1, 3], [15, 19, 23])
+
+
+def test_bfloat16_multiplies_in_bfloat16_backwards_too():
+    module = WindowAttention((4, 4), (2, 2), 1, 2, dtype=jnp.bfloat16)
+    x = jnp.ones((2, 16, 8), jnp.bfloat16)
+    params = module.init(jax.random.key(0), x)
+    gradient = jax.jit(jax.grad(lambda p, x: module.apply(p, x).sum(), argnums=(0, 1)))
+    found = products(gradient.lower(params, x).as_text(debug_info=True))
+    assert len(found) > 8 and all(set(p.types) == {"bf16"} and not p.widened for p in found)
+
+
+def test_gradients_of_logits_are_those_of_the_plain_product():
+    q, k = (jax.random.normal(jax.random.key(i), (2, 3, 2, size, 4)) for i, size in enumerate((5, 7)))
+    plain = jax.grad(lambda q, k: (jnp.einsum("bwkqd,bwktd->bwkqt", q, k) ** 3).sum(), argnums=(0, 1))(q, k)
+    for ours, theirs in zip(
+        jax.grad(lambda q, k: (window_logits(q, k) ** 3).sum(), argnums=(0, 1))(q, k), plain, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
