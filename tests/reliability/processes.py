@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,14 +17,18 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def flags(devices: int) -> str:
+    """The tests' own flags of the compiler, with so many simulated devices."""
+    return re.sub(r"(device_count=)\d+", rf"\g<1>{devices}", os.environ["XLA_FLAGS"])
+
+
 def surroundings(count: int, number: int, port: int, devices: int = 1) -> dict[str, str]:
     """The environment of one of several processes, each with some simulated devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     several = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": flags(devices),
         **({**several, "JAX_PROCESS_ID": str(number)} if count > 1 else {}),
     }
 

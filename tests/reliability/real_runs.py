@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from processes import flags
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Little data a step and many steps; a checkpoint every few of them.
@@ -50,8 +52,7 @@ def command(system: str, workdir: Path, **changes) -> list[str]:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags(devices), "PYTHONPATH": str(ROOT)}
 
 
 def finish(words: list[str], devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
