@@ -77,15 +77,9 @@ def train(
         # ---- State: restored if the run has begun, otherwise initialised where it will live ----------------------
         events = Events(workdir)
         stack.callback(events.close)
-        saved = config.training.checkpoint
-        checkpoints = Checkpoints(
-            workdir,
-            keep=saved.keep,
-            keep_best=saved.keep_best,
-            metric=saved.metric,
-            meta={"seed": config.seed},
-            trouble=events.add,
-        )
+        saved, meta = config.training.checkpoint, {"seed": config.seed}
+        keep = dict(keep=saved.keep, keep_best=saved.keep_best, metric=saved.metric)
+        checkpoints = Checkpoints(workdir, **keep, meta=meta, trouble=events.add)
         stack.callback(checkpoints.close)
 
         def begin():
@@ -112,27 +106,13 @@ def train(
         # ---- The compiled step; what it comes to, printed and kept before the first step ------------------------
         train_key = to_mesh(run_key(config.seed, "train"), replicated(mesh))
         compiled = program.step.lower(program.state, program.frozen, batch, train_key).compile()
+        peak, source = flops.total_peak(list(mesh.devices.flat), config.training.precision)
         resolved = facts(config, method, run, mesh, program.params, data.records)
         resolved["memory of the compiled step"] = flops.compiled_memory(compiled)
-        peak, source = flops.total_peak(list(mesh.devices.flat), config.training.precision)
         resolved["peak FLOP/s"] = {source: peak}  # what an MFU of 100 % would be
-        if jax.process_index() == 0:
-            print_facts(resolved)
-            changes.record(workdir, step, changed)
-            configs.save(config, workdir / "config.json")
-            write_json(workdir / "resolved.json", resolved)
-        for key, (old, new) in changed.items():
-            events.add(step, "changed config", f"{key}: {old!r} -> {new!r} from step {step} on")
+        keep_facts(config, workdir, resolved, changed, events)
 
-        writers = Writers(
-            workdir,
-            tensorboard=config.training.tensorboard,
-            wandb=config.training.wandb,
-            resumed_step=step,
-            config=config.to_dict(),
-            trouble=lambda why: events.add(None, "disk full", f"{why}; what is logged waits in memory"),
-            relief=lambda: events.add(None, "disk has space", "what was logged meanwhile is written"),
-        )
+        writers = open_writers(config, workdir, events)
         stack.callback(writers.close)
         records = RecordLog(workdir, config.training.log_records, step)
         stack.callback(records.close)
@@ -142,6 +122,37 @@ def train(
             checkpoints=checkpoints, events=events, writers=writers, records=records, left_out=left_out,
         )  # fmt: skip
         return run_steps(session, compiled, state, frozen, data, evaluators(run, mesh, writers))
+
+
+def keep_facts(
+    config: ConfigDict,
+    workdir: Path,
+    resolved: dict[str, Any],
+    changed: dict[str, tuple[object, object]],
+    events: Events,
+) -> None:
+    """Prints what the config came to, and keeps it with the config and what changed in it since the run began."""
+    step = events.step
+    if jax.process_index() == 0:
+        print_facts(resolved)
+        changes.record(workdir, step, changed)
+        configs.save(config, workdir / "config.json")
+        write_json(workdir / "resolved.json", resolved)
+    for key, (old, new) in changed.items():
+        events.add(step, "changed config", f"{key}: {old!r} -> {new!r} from step {step} on")
+
+
+def open_writers(config: ConfigDict, workdir: Path, events: Events) -> Writers:
+    """The logs of a run that is at the step of `events`."""
+    return Writers(
+        workdir,
+        tensorboard=config.training.tensorboard,
+        wandb=config.training.wandb,
+        resumed_step=events.step,
+        config=config.to_dict(),
+        trouble=lambda why: events.add(None, "disk full", f"{why}; what is logged waits in memory"),
+        relief=lambda: events.add(None, "disk has space", "what was logged meanwhile is written"),
+    )
 
 
 def restore_or(

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Format
+from mim_jax.interop.format import nothing
 from mim_jax.interop.huggingface import common
+from mim_jax.interop.huggingface.conv_pair import ConvPair
 from mim_jax.interop.name_map import NameMap, Rule
 from mim_jax.interop.original.spark import conv
 from mim_jax.interop.rules import LINEAR, norm, same, under
@@ -93,28 +94,22 @@ def refusal(method: Any) -> str:
     return "" if isinstance(c, ConvConfig) and c.arch == "convnext" else "the encoder is no ConvNeXt"
 
 
-def config(name: str) -> Any:
-    """`Format.config`."""
-
-    def write(method: Any) -> dict[str, Any]:
-        c: ConvConfig = method.model
-        return {
-            "architectures": [name],
-            "model_type": "convnext",
-            "image_size": common.square(c.image_size, "model.image_size"),
-            "num_channels": c.channels,
-            "patch_size": c.stem_stride,
-            "num_stages": c.stages,
-            "hidden_sizes": list(c.width),
-            "depths": list(c.depth),
-            "hidden_act": "gelu",
-            "layer_norm_eps": EPSILON,
-            "layer_scale_init_value": c.layer_scale,
-            "drop_path_rate": c.drop_path_rate,
-            **common.labels(method),
-        }
-
-    return write
+def settings(method: Any) -> dict[str, Any]:
+    """Their config.json."""
+    c: ConvConfig = method.model
+    return {
+        "model_type": "convnext",
+        "image_size": common.square(c.image_size, "model.image_size"),
+        "num_channels": c.channels,
+        "patch_size": c.stem_stride,
+        "num_stages": c.stages,
+        "hidden_sizes": list(c.width),
+        "depths": list(c.depth),
+        "hidden_act": "gelu",
+        "layer_norm_eps": EPSILON,
+        "layer_scale_init_value": c.layer_scale,
+        "drop_path_rate": c.drop_path_rate,
+    }
 
 
 def last_norm(method: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -123,30 +118,5 @@ def last_norm(method: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return {"layernorm.weight": np.ones(width, np.float32), "layernorm.bias": np.zeros(width, np.float32)}
 
 
-FORMATS = (
-    Format(
-        "ConvNextModel",
-        "encoder",
-        accepts=common.is_class("ConvNextModel", "ConvNextForImageClassification"),
-        settings=lambda source: {"model": sizes(source), "data": common.pixels(source)},
-        refusal=refusal,
-        layout=encoder_layout,
-        config=config("ConvNextModel"),
-        theirs=common.encoder_probe("ConvNextModel"),
-        buffers=last_norm,
-    ),
-    Format(
-        "ConvNextForImageClassification",
-        "classifier",
-        accepts=common.is_class("ConvNextForImageClassification"),
-        settings=lambda source: {
-            "model": sizes(source),
-            "method": {"classes": common.classes(source)},
-            "data": common.pixels(source),
-        },
-        refusal=refusal,
-        layout=classifier_layout,
-        config=config("ConvNextForImageClassification"),
-        theirs=common.probe("ConvNextForImageClassification"),
-    ),
-)
+LAYOUTS = (encoder_layout, classifier_layout)
+FORMATS = ConvPair("ConvNext", sizes, refusal, LAYOUTS, settings, buffers=(last_norm, nothing)).formats()

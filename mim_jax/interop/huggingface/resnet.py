@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mim_jax.errors import DataError
-from mim_jax.interop.format import Format
 from mim_jax.interop.huggingface import common
+from mim_jax.interop.huggingface.conv_pair import ConvPair
 from mim_jax.interop.name_map import NameMap, Rule
 from mim_jax.interop.original.spark import batch_norm, conv
 from mim_jax.interop.rules import LINEAR
@@ -86,27 +86,21 @@ def refusal(method: Any) -> str:
     return "" if c.stem_stride == 4 else "its stem has a stride of 4 (model.stem_stride)"
 
 
-def config(name: str) -> Any:
-    """`Format.config`; the size of the images, which theirs does not need, is written for ours."""
-
-    def write(method: Any) -> dict[str, Any]:
-        c: ConvConfig = method.model
-        return {
-            "architectures": [name],
-            "model_type": "resnet",
-            "image_size": common.square(c.image_size, "model.image_size"),
-            "num_channels": c.channels,
-            "embedding_size": c.stem_width,
-            "hidden_sizes": list(c.outputs),
-            "depths": list(c.depth),
-            "layer_type": c.block,
-            "hidden_act": "relu",
-            "downsample_in_first_stage": False,
-            "downsample_in_bottleneck": False,
-            **common.labels(method),
-        }
-
-    return write
+def settings(method: Any) -> dict[str, Any]:
+    """Their config.json; the size of the images, which they do not need, is written for ours."""
+    c: ConvConfig = method.model
+    return {
+        "model_type": "resnet",
+        "image_size": common.square(c.image_size, "model.image_size"),
+        "num_channels": c.channels,
+        "embedding_size": c.stem_width,
+        "hidden_sizes": list(c.outputs),
+        "depths": list(c.depth),
+        "layer_type": c.block,
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+    }
 
 
 def counters(method: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -115,31 +109,5 @@ def counters(method: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in names}
 
 
-FORMATS = (
-    Format(
-        "ResNetModel",
-        "encoder",
-        accepts=common.is_class("ResNetModel", "ResNetForImageClassification"),
-        settings=lambda source: {"model": sizes(source), "data": common.pixels(source)},
-        refusal=refusal,
-        layout=encoder_layout,
-        config=config("ResNetModel"),
-        theirs=common.encoder_probe("ResNetModel"),
-        buffers=counters,
-    ),
-    Format(
-        "ResNetForImageClassification",
-        "classifier",
-        accepts=common.is_class("ResNetForImageClassification"),
-        settings=lambda source: {
-            "model": sizes(source),
-            "method": {"classes": common.classes(source, f"{HEAD}.weight")},
-            "data": common.pixels(source),
-        },
-        refusal=refusal,
-        layout=classifier_layout,
-        config=config("ResNetForImageClassification"),
-        theirs=common.probe("ResNetForImageClassification"),
-        buffers=counters,
-    ),
-)
+LAYOUTS, BUFFERS = (encoder_layout, classifier_layout), (counters, counters)
+FORMATS = ConvPair("ResNet", sizes, refusal, LAYOUTS, settings, f"{HEAD}.weight", BUFFERS).formats()
