@@ -28,6 +28,19 @@ LAYER_DECAY = {  # and drop path, of fine-tuning; Swin-B after 100 epochs takes 
     "swinv2-H": (0.75, 0.1),  # uncertain
     "swinv2-g": (0.75, 0.1),  # uncertain
 }
+FINETUNE = {
+    "epochs": 100.0,
+    "warmup_epochs": 20.0,
+    "batch_size": BATCH,
+    "lr": 1.25e-3,
+    "lr_batch": 512,
+    "min_lr": 2.5e-7,
+    "warmup_lr": 2.5e-7,
+    "scale_min_lr": True,
+    "schedule": "cosine_whole",
+    "weight_decay": 0.05,
+    "clip_norm": 5.0,
+}
 
 
 def get_config(arg=None):
@@ -74,46 +87,41 @@ def get_config(arg=None):
     config.data.views.image.scale = (0.67, 1.0)
     config.data.views.image.interpolation = "bilinear"
 
-    epochs, schedule = args.epochs, config.optimizer
+    epochs = args.epochs
     if args.iterations:
         epochs = args.iterations / max(round(args.images * args.fraction) // BATCH, 1)
     config.training.epochs = epochs
     config.training.batch_size = BATCH
-    schedule.lr_batch = 512
-    schedule.scale_min_lr = True
-    schedule.schedule_offset = -1  # the original moves its schedule after the step
-    schedule.b2 = 0.999
-    schedule.weight_decay = 0.05
-    schedule.clip_norm = 5.0
     short = args.variant == "swin-B" and epochs <= 100 and not args.iterations
-    if short or args.recipe == "paper":
-        schedule.schedule = "cosine_whole"
-        schedule.lr, schedule.warmup_lr, schedule.min_lr = 2e-4, 1e-6, 1e-5
-        # uncertain: warm-up's start and minimum of the paper's recipe for ViT-B
-        schedule.warmup_epochs = min(20.0 if args.recipe == "paper" else 10.0, epochs)
-    else:
-        schedule.schedule = "step"
-        schedule.lr, schedule.warmup_lr = 1e-4, 5e-7  # uncertain for the data-scaling study, as is its warm-up
-        schedule.warmup_epochs = min(10.0 / args.fraction if args.iterations else 10.0, epochs / 8)
-        schedule.decay_epochs = (epochs * 7 / 8,)
+    config.optimizer.update(optimizer(args, epochs, short))
 
     layer_decay, drop_path_rate = LAYER_DECAY[args.variant]
     config.evaluation.linear.feature = "pooled"
-    config.evaluation.finetune.update(
-        {
-            "epochs": 100.0,
-            "warmup_epochs": 20.0,
-            "batch_size": BATCH,
-            "lr": 1.25e-3,
-            "lr_batch": 512,
-            "min_lr": 2.5e-7,
-            "warmup_lr": 2.5e-7,
-            "scale_min_lr": True,
-            "schedule": "cosine_whole",
-            "weight_decay": 0.05,
-            "clip_norm": 5.0,
-            "layer_decay": 0.9 if short else layer_decay,
-            "drop_path_rate": drop_path_rate,
-        }
-    )
+    config.evaluation.finetune.update(FINETUNE)
+    config.evaluation.finetune.layer_decay = 0.9 if short else layer_decay
+    config.evaluation.finetune.drop_path_rate = drop_path_rate
     return config
+
+
+def optimizer(args, epochs, short):
+    """Changes of AdamW's section; a short run of Swin-B has the ablations' schedule."""
+    same = {
+        "lr_batch": 512,
+        "scale_min_lr": True,
+        "schedule_offset": -1,  # the original moves its schedule after the step
+        "b2": 0.999,
+        "weight_decay": 0.05,
+        "clip_norm": 5.0,
+    }
+    if short or args.recipe == "paper":
+        # uncertain: warm-up's start and minimum of the paper's recipe for ViT-B
+        warmup = {"warmup_epochs": min(20.0 if args.recipe == "paper" else 10.0, epochs), "warmup_lr": 1e-6}
+        return same | warmup | {"schedule": "cosine_whole", "lr": 2e-4, "min_lr": 1e-5}
+    warmup = min(10.0 / args.fraction if args.iterations else 10.0, epochs / 8)
+    return same | {
+        "schedule": "step",
+        "lr": 1e-4,
+        "warmup_lr": 5e-7,  # uncertain for the data-scaling study, as is its warm-up
+        "warmup_epochs": warmup,
+        "decay_epochs": (epochs * 7 / 8,),
+    }
