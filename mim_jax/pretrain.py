@@ -16,7 +16,7 @@ from mim_jax.interop import frozen
 from mim_jax.methods import registry
 from mim_jax.methods.base import Method
 from mim_jax.report.online import Reconstructions
-from mim_jax.report.page import refresh_page
+from mim_jax.report.refresh import refresh_page
 from mim_jax.training import bucket, start
 from mim_jax.training.data import TrainData
 from mim_jax.training.loop import finished, train

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
     distributed.start()  # before anything looks at the devices
     from mim_jax.evaluation.run import evaluate
-    from mim_jax.report.page import refresh_page
+    from mim_jax.report.refresh import refresh_page
     from mim_jax.training import bucket
 
     with bucket.opened(args.run_dir) as folder:

@@ -18,7 +18,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mim_jax.report.page import refresh_page
+    from mim_jax.report.refresh import refresh_page
     from mim_jax.report.show import show_run
     from mim_jax.training import bucket
 

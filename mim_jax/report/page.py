@@ -10,14 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from mim_jax import __version__
 from mim_jax.errors import CheckpointError
 from mim_jax.replacing import replacing
 from mim_jax.report import embed, happened, html, metrics, panels, plots, results_table, settings, slider
 from mim_jax.report.run_files import RunFiles
-from mim_jax.training.events import say
 
 FILE = "index.html"
 MACHINE = ("devices", "versions", "git revision", "peak FLOP/s", "memory of the compiled step")  # of resolved.json
@@ -34,16 +31,6 @@ def write_page(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] = ""
     """
     folder = Path(run_dir)
     return write(out or folder / FILE, page(RunFiles.of(folder)))
-
-
-def refresh_page(run_dir: str | os.PathLike[str]) -> None:
-    """Writes the page at the end of a command whose own work is kept already, by the first process alone; a page that
-    cannot be written (a full disk) is said, and `mim-jax report` writes it later."""
-    if jax.process_index() == 0:
-        try:
-            write_page(run_dir)
-        except CheckpointError as error:
-            say(f"no page of the run: {error}")
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:
