@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "images" / "gallery"
 DIGITS = ("data.mean=0.3,0.3,0.3", "data.std=0.35,0.35,0.35", "data.views.image.flip=0")
 DIGITS += ("training.batch_size=64", "training.precision=fp32", "training.tensorboard=False")
+TEACHER = ("method.teacher.mean=0.3,0.3,0.3", "method.teacher.std=0.35,0.35,0.35")  # was trained on digits too
 
 
 def train_command(name: str, runs: Path, epochs: float) -> list[str]:
@@ -30,9 +31,12 @@ def train_command(name: str, runs: Path, epochs: float) -> list[str]:
     values = {"source": "digits:train", "eval_source": "digits:test", "epochs": epochs}
     if system.needs:
         values[system.takes] = runs / system.needs
-    given = [f"{key}={value}" for key, value in values.items()] + [system.arguments] * bool(system.arguments)
+    budget = dict(pair.split("=") for pair in system.arguments.split(",") if pair)
+    given = ",".join(f"{key}={value}" for key, value in (budget | values).items())
     changes = [*system.encoder, *COMMON, *system.changes, *DIGITS]
-    config = f"configs/{name}/cifar10.py:{','.join(given)}"
+    if any(change.startswith("method.teacher.") for change in system.changes):
+        changes += TEACHER
+    config = f"configs/{name}/cifar10.py:{given}"
     return ["train", "--config", config, "--workdir", str(runs / name), *(f"--config.{c}" for c in changes)]
 
 

@@ -107,7 +107,10 @@ SYSTEMS = {
         takes="teacher",
         judged=False,
     ),
-    "beitv2": System(("method.early_layers=2",), needs="vqkd"),
+    "beitv2": System(
+        ("method.early_layers=2", "method.tokenizer.hidden=96", "method.tokenizer.blocks=3"),
+        needs="vqkd",
+    ),
     "eva02": System(SMALL_TEACHER, needs="mae", takes="teacher"),
     "maskalign": System((*SMALL_TEACHER, "method.layer_weights=top2"), needs="mae", takes="teacher"),
     "dmjd": System(
