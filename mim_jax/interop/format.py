@@ -93,6 +93,8 @@ class Format:
         pools_all = getattr(method, "pooling", "") == "all" and getattr(method.model, "cls_token", False)
         if self.part == "classifier" and pools_all:
             return "its head averages the class token too (method.pooling 'all')"
+        if self.part == "encoder" and method.image_model is not method.model:
+            return "the encoder knows more than images; start a run from it (training.start_from), and export that"
         unknown = [key for key in getattr(method.model, "special", ()) if key not in self.switches]
         return f"it knows no model.{unknown[0]}" if unknown else self.refusal(method)
 

@@ -57,12 +57,21 @@ def config_of(
 def config_of_method(method: Method) -> ConfigDict:
     """The config of a run of a method in hand: `registry.build` makes the same method of it."""
     values: dict[str, Any] = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-    whole = lambda value: dataclasses.is_dataclass(value) and not isinstance(value, type)  # noqa: E731
-    sections = {name: dataclasses.asdict(v) if whole(v) else v for name, v in values.items()}  # type: ignore[arg-type]
+    sections = {name: _section_of(value) for name, value in values.items()}
     model = {key: value for key, value in sections.pop("model").items() if key != "precision"}
     if method.name == "finetune":
         model = encoder_section(method.model)
     return config_of(method.name, {"model": model, "method": sections})
+
+
+def _section_of(value: Any) -> Any:
+    """A part of a method as a config has it: dataclasses and ((name, dataclass), ...) as sections."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    named = isinstance(value, tuple) and value and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
+    if named and all(dataclasses.is_dataclass(part) for _, part in value):
+        return {name: _section_of(part) for name, part in value}
+    return value
 
 
 def fit_views(config: ConfigDict, method: Method) -> None:

@@ -45,6 +45,24 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "I-JEPA": ("ijepa", {}),
     "SparK (ResNet)": ("spark", dict(image_size=(64, 64), zero_init=False, decoder_width=32, **RESNET)),
     "SparK (ConvNeXt)": ("spark", dict(image_size=(64, 64), decoder_width=32, **CONVNEXT)),
+    "BEiT v2": ("beitv2", {}),
+    "EVA-02": ("eva02", {}),
+    "dBOT": ("dbot", {}),
+    "dBOT (BEiT)": ("dbot_beit", {}),
+    "MaskAlign": ("maskalign", {}),
+    "AttMask": ("attmask", {}),
+    "MSN": ("msn", {}),
+    "MFF": ("mff", {}),
+    "HPM": ("hpm", {}),
+    "ColorMAE": ("colormae", {}),
+    "LUT": ("lut", {}),
+    "DMAE": ("dmae", {}),
+    "LocalMIM (ViT)": ("localmim", {}),
+    "LocalMIM (Swin)": ("localmim", dict(arch="swin", image_size=(32, 32), **SWIN)),
+    "ConvMAE": ("convmae", {}),
+    "DMJD": ("dmjd", {}),
+    "CroCo": ("croco", {}),
+    "MultiMAE": ("multimae", {}),
     "fine-tuned ViT": ("finetune", {}),
     "fine-tuned BEiT": ("finetune", BEIT),
     "fine-tuned EVA-02": ("finetune", EVA02),
@@ -53,11 +71,6 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fine-tuned ResNet": ("finetune", dict(image_size=(64, 64), zero_init=False, **RESNET)),
     "fine-tuned ConvNeXt": ("finetune", dict(image_size=(64, 64), **CONVNEXT)),
 }
-# Systems whose cells nobody has measured yet; their encoders are the transformers above, or have no foreign format.
-UNMEASURED = (
-    "attmask", "beitv2", "colormae", "convmae", "croco", "dbot", "dbot_beit", "dmae", "dmjd", "eva02", "hpm",
-    "localmim", "lut", "maskalign", "mff", "msn", "multimae",
-)  # fmt: skip
 PARTS = {
     "hf": ("encoder", "all", "classifier"),
     "timm": ("encoder", "classifier"),

@@ -61,7 +61,7 @@ class MultimodalEncoder(nn.Module):
         x = jnp.concatenate(tokens, axis=1)
         x = x if mask is None else gather_tokens(x, mask.visible)
         everywhere = self.param("global_tokens", NORMAL, (1, self.global_tokens, c.width)).astype(x.dtype)
-        x = jnp.concatenate([x, jnp.broadcast_to(everywhere, (len(x), *everywhere.shape[1:]))], axis=1)
+        x = jnp.concatenate([x, jnp.broadcast_to(everywhere, (x.shape[0], *everywhere.shape[1:]))], axis=1)
         return run_blocks(self, c.stack, x, noise, layers)
 
 

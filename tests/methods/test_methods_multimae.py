@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mim_jax.errors import ConfigError
+from mim_jax.interop.format import formats
 from mim_jax.interop.verify import verify
 from mim_jax.losses.masked import mean_of_means
 from mim_jax.masking.multimodal import mask_from_shares, multimodal_mask
@@ -180,3 +181,9 @@ def test_reference_cases(shared, name):
     report = verify(shared / "goldens" / "multimae" / name)
     assert not [(row.name, row.error, row.note) for row in report.rows if not row.ok]
     assert report.worst < 2e-6
+
+
+def test_an_encoder_of_several_modalities_is_no_other_librarys():
+    for form in (*formats("hf"), *formats("timm")):
+        if form.part == "encoder":
+            assert "start a run from it (training.start_from)" in form.unheld(MultiMAE.tiny())
