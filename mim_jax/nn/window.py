@@ -13,6 +13,7 @@ import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from mim_jax.nn.attend import attend
 from mim_jax.nn.init import NORMAL, Init
 from mim_jax.nn.relative import RelativeBias, relative_index
 from mim_jax.nn.visible_windows import VisibleWindows
@@ -91,21 +92,6 @@ def unit_length(x: Float[Array, "*S d"]) -> Float[Array, "*S d"]:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
-@jax.custom_vjp
-def window_logits(q: Float[Array, "B W K T d"], k: Float[Array, "B W K S d"]) -> Float[Array, "B W K T S"]:
-    """q k' of each window and head, float32; its gradient multiplies matrices in the type of q and k."""
-    return jnp.einsum("bwkqd,bwktd->bwkqt", q, k, preferred_element_type=jnp.float32)
-
-
-def _logits_backward(kept, gradient):
-    q, k = kept
-    gradient = gradient.astype(q.dtype)
-    return jnp.einsum("bwkqt,bwktd->bwkqd", gradient, k), jnp.einsum("bwkqt,bwkqd->bwktd", gradient, q)
-
-
-window_logits.defvjp(lambda q, k: (window_logits(q, k), (q, k)), _logits_backward)
-
-
 class WindowAttention(nn.Module):
     """Attention between the tokens of each window, with relative positions.
 
@@ -139,17 +125,18 @@ class WindowAttention(nn.Module):
         if self.cosine:
             scale = self.param("logit_scale", nn.initializers.constant(math.log(10.0)), (self.heads, 1, 1))
             scale = jnp.exp(jnp.minimum(scale, LARGEST_LOG_SCALE))
-            q, k = unit_length(q).astype(v.dtype), unit_length(k).astype(v.dtype)
+            q = unit_length(q) * (scale * (width // self.heads) ** 0.5)  # `attend` divides by the root
+            q, k = q.astype(v.dtype), unit_length(k).astype(v.dtype)
             positions = PositionMlp(self.heads, self.window, self.pretrained, name="position_mlp")()
         else:
-            scale = (width // self.heads) ** -0.5
             positions = RelativeBias(self.heads, self.window, False, NORMAL, name="relative_bias")()
         if visible is not None:
             k, v, positions = visible.around(k, 3), visible.around(v, 3), visible.positions(positions)
-        logits = window_logits(q, k) * scale + positions
-        if self.shift and visible is None:  # visible windows are cut where the shift cuts them
-            logits = logits + shift_mask(self.grid, self.window, self.shift)[:, None]
-        out = jnp.einsum("bwkqt,bwktd->bwkqd", jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+        elif self.shift:
+            positions = positions + shift_mask(self.grid, self.window, self.shift)[:, None]
+        own = visible is not None and len(positions) > 1  # every image shows other tokens
+        bias = positions if own or visible is None else positions[0]
+        out = jax.vmap(attend, in_axes=(0, 0, 0, 0 if own else None))(q, k, v, bias)
         out = dense(width, name="proj")(einops.rearrange(out, "b w k t d -> b w t (k d)"))
         if visible is not None:
             return visible.scatter(out)

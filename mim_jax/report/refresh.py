@@ -6,7 +6,7 @@ import os
 
 import jax
 
-from mim_jax.errors import CheckpointError
+from mim_jax.errors import MimError
 from mim_jax.report.page import write_page
 from mim_jax.training.events import say
 
@@ -17,5 +17,5 @@ def refresh_page(run_dir: str | os.PathLike[str]) -> None:
     if jax.process_index() == 0:
         try:
             write_page(run_dir)
-        except CheckpointError as error:
+        except MimError as error:  # also of a file in it that a newer or older version wrote
             say(f"no page of the run: {error}")
