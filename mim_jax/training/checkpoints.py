@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from mim_jax.errors import CheckpointError
-from mim_jax.training import bucket, checkpoint_frozen
+from mim_jax.training import bucket, checkpoint_frozen, room
 from mim_jax.training import checkpoint_digests as digests
 from mim_jax.training.checkpoint_items import (
     DataState,
@@ -136,6 +136,12 @@ class Checkpoints:
         if self._clock:
             self._clock.reset()
         self.wait()
+        if jax.process_count() > 1 and (why := room.agreed_lack(self.directory, dict(state_items(state)))):
+            if self._trouble is None:
+                raise CheckpointError(self._lost_sentence(step, why))
+            self._lost = step
+            self._tell(step, "disk full", self._lost_sentence(step, why))
+            return False
         with self._failure(step):
             bucket.push(self._small_files)  # what was logged before a checkpoint is never behind it
             self._writing = step
@@ -292,11 +298,12 @@ class Checkpoints:
                 self._manager.close()
             remove_remains(self.directory)
             self._manager = self._open(read_only=False)
-            kept = f"the one of step {self.all_steps()[-1]} is kept" if self.all_steps() else "there is no earlier one"
-            sentence = (
-                f"the checkpoint of step {step} could not be written ({why_not(error)}); {kept}, training goes on"
-            )
-            self._tell(step, "disk full" if is_full(error) else "checkpoint not written", sentence)
+            kind = "disk full" if is_full(error) else "checkpoint not written"
+            self._tell(step, kind, self._lost_sentence(step, why_not(error)))
+
+    def _lost_sentence(self, step: int, why: str) -> str:
+        kept = f"the one of step {self.all_steps()[-1]} is kept" if self.all_steps() else "there is no earlier one"
+        return f"the checkpoint of step {step} could not be written ({why}); {kept}, training goes on"
 
     def _tell(self, step: int, kind: str, sentence: str) -> None:
         if self._trouble:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
 
 
 def free_port() -> int:
@@ -33,9 +35,9 @@ def surroundings(count: int, number: int, port: int, devices: int = 1) -> dict[s
     }
 
 
-def start(words: Sequence[str], count: int = 1, devices: int = 1) -> list[subprocess.Popen]:
+def start(words: Sequence[str], count: int = 1, devices: int = 1, errors: Any = PIPE) -> list[subprocess.Popen]:
     """`mim-jax` with these words, in `count` processes."""
-    return start_words([sys.executable, "-m", "mim_jax", *words], count, devices)
+    return start_words([sys.executable, "-m", "mim_jax", *words], count, devices, errors=errors)
 
 
 def start_words(
@@ -44,15 +46,17 @@ def start_words(
     devices: int = 1,
     extra: Mapping[str, str] | None = None,
     only: Sequence[int] | None = None,
+    errors: Any = PIPE,
 ) -> list[subprocess.Popen]:
-    """A command in `count` processes. extra: more of the environment. only: the processes that really start."""
+    """A command in `count` processes. extra: more of the environment. only: the processes that really start. errors: a
+    file for what all of them say, to be read while they run."""
     port = free_port()
     return [
         subprocess.Popen(
             words,
             env=surroundings(count, number, port, devices) | dict(extra or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=PIPE,
+            stderr=errors,
             text=True,
         )
         for number in (range(count) if only is None else only)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import jax.numpy as jnp
+import processes
 import pytest
 import real_runs as real
 from etils import epath
@@ -67,6 +68,32 @@ def test_a_run_survives_a_full_disk(small_disk, tmp_path, fault):
     assert survived, log.read_text()
     kinds = [line["kind"] for line in real.lines(ours / "events.jsonl")]
     assert kinds.count("disk full") >= 3 and "disk has space" in kinds
+
+
+def test_a_run_of_two_processes_survives_a_full_disk(small_disk, tmp_path, fault):
+    """They agree beforehand that there is no room, so none waits for the other's part."""
+    ours, log, filler = small_disk / "run", tmp_path / "log", small_disk / "filler"
+    words = real.command("mae", ours, training__epochs=10, training__log_records=False)[3:]
+    with log.open("w") as errors:
+        both = processes.start(words, 2, errors=errors)
+        try:
+            assert real.until(lambda: (ours / "checkpoints" / "12").exists(), both[0]), log.read_text()
+            fill(filler)
+            said = lambda words: log.read_text().count(words)  # noqa: E731
+            refused = real.until(lambda: said("could not be written (no space left on the disk: ") >= 3, both[0])
+            last = max(int(p.name) for p in (ours / "checkpoints").iterdir() if p.name.isdigit())
+            intact = digests.fault(epath.Path(ours) / "checkpoints" / str(last)) == ""
+            filler.unlink()
+            recovered = real.until(lambda: said("is written again"), both[0])
+        finally:
+            ended = processes.finish(both)
+    survived = intact and refused and recovered and [code for code, _, _ in ended] == [0, 0]
+    fault(
+        "disk full while two processes save", tried=3, survived=3 * survived, lost="nothing: the last good one stayed"
+    )
+    assert survived, log.read_text()
+    assert [step for step, _ in real.losses(ours)] == list(range(1, 221))
+    assert [line["kind"] for line in real.lines(ours / "events.jsonl")].count("disk full") >= 3
 
 
 def test_the_last_good_checkpoint_stays(small_disk, fault):

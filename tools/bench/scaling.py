@@ -44,18 +44,38 @@ from mim_jax.training.sharding import AXES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # (argument of the ImageNet config, overrides) at ViT-B's width with few blocks; what has no blocks is as published.
+TEACHER = ("method.teacher.model.depth=2",)
+MASKED = ("model.depth=2", "method.decoder_depth=1")
 SHALLOW: dict[str, tuple[str, tuple[str, ...]]] = {
+    "attmask": ("", ("model.depth=2",)),
     "beit": ("variant=B/16", ("model.depth=2",)),
+    "beitv2": ("", ("model.depth=2", "method.early_layers=1")),
     "cae": ("variant=B/16", ("model.depth=2", "method.regressor_depth=1", "method.decoder_depth=1")),
-    "cae_v2": ("variant=B/16", ("model.depth=2", "method.regressor_depth=1", "method.teacher.model.depth=2")),
+    "cae_v2": ("variant=B/16", ("model.depth=2", "method.regressor_depth=1", *TEACHER)),
+    "colormae": ("", MASKED),
+    "convmae": ("", MASKED),
+    "croco": ("", MASKED),
+    "dbot": ("", (*MASKED, *TEACHER)),
+    "dbot_beit": ("", ("model.depth=2", *TEACHER)),
+    "dmae": ("", (*MASKED, *TEACHER, "method.blocks=(1,)", "method.teacher_blocks=(1,)")),
+    "dmjd": ("", MASKED),
+    "eva02": ("", ("model.depth=2", *TEACHER)),
     "finetune": ("variant=B/16", ("model.depth=2",)),
+    "hpm": ("", MASKED),
     "ibot": ("variant=B/16", ("model.depth=2",)),
     "ijepa": ("variant=B/16", ("model.depth=2", "method.predictor_depth=1")),
+    "localmim": ("", ("model.depth=2", "method.taps=(0,0,1,1)")),
+    "lut": ("", MASKED),
     "mae": ("variant=B/16,decoder_depth=1", ("model.depth=2",)),
+    "maskalign": ("", ("model.depth=2", *TEACHER, "method.layer_weights=top2")),
     "maskfeat": ("variant=B/16", ("model.depth=2",)),
+    "mff": ("", (*MASKED, "method.taps=(0,1)")),
+    "msn": ("", ("model.depth=2",)),
+    "multimae": ("", ("model.depth=2",)),
     "simmim": ("variant=vit-B", ("model.depth=2",)),
     "spark": ("", ("model.depth=(1,1,1,1)",)),
     "tokenizer": ("", ()),
+    "vqkd": ("", ("model.blocks=2", "method.decoder_depth=1", *TEACHER)),
 }
 
 
