@@ -27,42 +27,18 @@ def get_config(arg=None):
     config = recipes.pretrain("cifar10")
     recipes.place(config, args)
 
-    config.model = variant(
-        args.variant,
-        image_size=(32, 32),
-        positions="none",
-        relative_bias="shared",
-        qkv_bias="qv",
-        layer_scale=0.1,
-        drop_path_rate=0.0,
-        init="beit",
-    )
+    config.model = variant(args.variant, image_size=(32, 32), **recipes.beit_encoder())
     config.method = {
         "name": "beit",
         "num_mask_patches": 26,  # 40 % of 64
         "min_block": 4,
         "masking": "block",
         "recover_all": False,
-        "tokenizer": {
-            "kind": "vq",
-            "source": args.tokenizer,
-            "image_size": (32, 32),
-            "stride": 4,
-            "vocabulary": args.vocabulary,
-            "hidden": 64,
-        },
+        "tokenizer": recipes.own_tokenizer(args.tokenizer, args.vocabulary),
     }
 
     config.data.views.tokens = recipes.view((32, 32)) | {"same_as": "image", "normalize": False}
 
-    config.optimizer.lr_batch = 512
-    config.optimizer.min_lr = 1e-5
-    config.optimizer.b2 = 0.999
+    recipes.beit_on_cifar10(config, args)
     config.optimizer.warmup_inclusive = True
-    config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 3.0
-
-    config.evaluation.linear.batch_size = 4096
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision))
     return config

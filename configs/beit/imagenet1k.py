@@ -76,14 +76,7 @@ def get_config(arg=None):
         "min_block": 16,
         "masking": args.masking,
         "recover_all": args.recover_all,
-        "tokenizer": {
-            "kind": "dalle",
-            "source": args.tokenizer,
-            "image_size": (112, 112),
-            "stride": 8,
-            "vocabulary": 8192,
-            "hidden": 256,
-        },
+        "tokenizer": recipes.dalle(args.tokenizer),
     }
 
     config.data.source = args.source or data["source"]
@@ -96,14 +89,11 @@ def get_config(arg=None):
 
     config.training.epochs = args.epochs or data["epochs"]
     config.training.batch_size = 2048
+    recipes.beit_optimizer(config)
     config.optimizer.lr = 1.5e-3
     config.optimizer.lr_batch = 0
-    config.optimizer.min_lr = 1e-5
     config.optimizer.warmup_epochs = min(data["warmup_epochs"], config.training.epochs)
-    config.optimizer.b2 = 0.999
     config.optimizer.warmup_inclusive = True
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 3.0
 
     config.evaluation.finetune.update(FINETUNE.get(size, {}) | {"layer_decay": LAYER_DECAY.get(size, 0.65)})
     if args.labels == "22k":

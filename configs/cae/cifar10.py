@@ -46,27 +46,12 @@ def get_config(arg=None):
         "decoder_layer_scale": 0.1,
         "align_weight": 2.0,
         "feed_queries": True,
-        "tokenizer": {
-            "kind": "vq",
-            "source": args.tokenizer,
-            "image_size": (32, 32),
-            "stride": 4,
-            "vocabulary": args.vocabulary,
-            "hidden": 64,
-        },
+        "tokenizer": recipes.own_tokenizer(args.tokenizer, args.vocabulary),
     }
 
     config.data.views.tokens = recipes.view((32, 32)) | {"same_as": "image", "normalize": False}
 
-    config.optimizer.lr_batch = 512
-    config.optimizer.min_lr = 1e-5
-    config.optimizer.b2 = 0.999
-    config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
+    recipes.beit_on_cifar10(config, args, relative_bias="per_block")
     config.optimizer.warmup_inclusive = True
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 3.0
-
-    config.evaluation.linear.batch_size = 4096
     config.evaluation.attentive.batch_size = 2048
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision, relative_bias="per_block"))
     return config

@@ -62,14 +62,7 @@ def get_config(arg=None):
         "decoder_layer_scale": 0.1,  # also for CAE-L: the code's flag never reaches the model
         "align_weight": args.align_weight,
         "feed_queries": True,
-        "tokenizer": {
-            "kind": "dalle",
-            "source": args.tokenizer,
-            "image_size": (112, 112),
-            "stride": 8,
-            "vocabulary": 8192,
-            "hidden": 256,
-        },
+        "tokenizer": recipes.dalle(args.tokenizer),
     }
 
     config.data.views.image.scale = (0.08, 1.0)
@@ -77,14 +70,11 @@ def get_config(arg=None):
     config.data.views.tokens = recipes.view((112, 112)) | tokens
 
     config.training.batch_size = 2048
+    recipes.beit_optimizer(config)
     config.optimizer.lr = 1.5e-3
     config.optimizer.lr_batch = 0
-    config.optimizer.min_lr = 1e-5
     config.optimizer.warmup_epochs = WARMUP.get(args.epochs, args.epochs / 40)
     config.optimizer.warmup_inclusive = True
-    config.optimizer.b2 = 0.999
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 3.0
 
     config.evaluation.linear.augment = True
     config.evaluation.attentive.augment = True

@@ -10,8 +10,6 @@ from mim_jax import recipes
 from mim_jax.config import arguments
 from mim_jax.models.vit_config import variant
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
 
 def get_config(arg=None):
     args = arguments(
@@ -45,28 +43,13 @@ def get_config(arg=None):
         "decoder_heads": args.decoder_width // 32,
         "decoder_layer_scale": 0.1,
         "feed_queries": True,
-        "teacher": {
-            "source": args.teacher,
-            "model": variant(args.teacher_variant, image_size=(32, 32)),
-            "outputs": 0,
-            "mean": MEAN,
-            "std": STD,
-        },
+        "teacher": recipes.teacher(args.teacher, variant(args.teacher_variant, image_size=(32, 32)), "cifar10"),
     }
 
-    config.data.mean, config.data.std = MEAN, STD
     config.data.views.image.scale = (0.4, 1.0)
     config.data.views.teacher = recipes.view((32, 32)) | {"same_as": "image", "normalize": False}
 
-    config.optimizer.lr_batch = 512
-    config.optimizer.min_lr = 1e-5
-    config.optimizer.b2 = 0.999
-    config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
+    recipes.beit_on_cifar10(config, args, relative_bias="per_block")
     config.optimizer.warmup_inclusive = True
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 3.0
-
-    config.evaluation.linear.batch_size = 4096
     config.evaluation.attentive.batch_size = 2048
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision, relative_bias="per_block"))
     return config

@@ -13,14 +13,6 @@ from mim_jax.models.vit_config import variant
 
 HEADS = {"Ti": 12, "S": 12}  # these sizes have more heads than elsewhere
 HIDDEN = {"Ti": 30, "S": 49, "B": 98}
-CLIP = {
-    "positions": "learned",
-    "layer_norm_eps": 1e-5,
-    "activation": "quick_gelu",
-    "pre_norm": True,
-    "patch_bias": False,
-    "projection": 512,
-}
 
 
 def get_config(arg=None):
@@ -52,13 +44,7 @@ def get_config(arg=None):
         "decoder_heads": 12,
         "decoder_layer_scale": 0.1,
         "feed_queries": True,
-        "teacher": {
-            "source": args.teacher,
-            "model": variant("B/16", **CLIP),
-            "outputs": args.teacher_outputs,
-            "mean": (0.48145466, 0.4578275, 0.40821073),
-            "std": (0.26862954, 0.26130258, 0.27577711),
-        },
+        "teacher": recipes.teacher(args.teacher, variant("B/16", **recipes.clip(512)), outputs=args.teacher_outputs),
     }
 
     view = {"scale": (0.4, 1.0), "color_jitter": 0.4, "jitter_first": True}

@@ -27,8 +27,7 @@ def get_config(arg=None):
     config = recipes.pretrain("cifar10")
     recipes.place(config, args)
 
-    beit = {"positions": "none", "qkv_bias": "qv", "relative_bias": "shared", "layer_scale": 0.1, "init": "beit"}
-    config.model = variant(args.variant, image_size=(32, 32), **beit)
+    config.model = variant(args.variant, image_size=(32, 32), **recipes.beit_encoder())
     config.method = {
         "name": "dbot_beit",
         "num_mask_patches": 26,
@@ -40,14 +39,6 @@ def get_config(arg=None):
     config.data.views.image.scale = (0.4, 1.0)
     config.data.views.teacher = recipes.view((32, 32)) | {"scale": (0.4, 1.0), "same_as": "image", "normalize": False}
 
-    config.optimizer.lr_batch = 512
-    config.optimizer.min_lr = 1e-5
-    config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
-    config.optimizer.b2 = 0.98
+    recipes.beit_on_cifar10(config, args, b2=0.98, relative_bias="per_block")
     config.optimizer.eps = 1e-6
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 3.0
-
-    config.evaluation.linear.batch_size = 4096
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision, relative_bias="per_block"))
     return config

@@ -34,10 +34,7 @@ def get_config(arg=None):
         "mask_ratio": args.mask_ratio,
         "target": "pixel",
         # Both see the same pixels, so mean and std are those of the data.
-        "teacher": {
-            **{"source": args.teacher, "model": teacher},
-            **{"mean": recipes.IMAGENET_MEAN, "std": recipes.IMAGENET_STD},
-        },
+        "teacher": recipes.teacher(args.teacher, teacher, "imagenet"),
         "blocks": (config.model.depth * 3 // 4 - 1,),
         "teacher_blocks": (teacher["depth"] * 3 // 4 - 1,),
         "projection": "linear",

@@ -40,14 +40,6 @@ def get_config(arg=None):
     config.data.views.image.scale = (0.4, 1.0)
     config.data.views.teacher = recipes.view((32, 32)) | {"scale": (0.4, 1.0), "same_as": "image", "normalize": False}
 
-    config.optimizer.lr_batch = 512
-    config.optimizer.min_lr = 1e-5
-    config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
-    config.optimizer.b2 = 0.98
+    recipes.beit_on_cifar10(config, args, b2=0.98)
     config.optimizer.eps = 1e-6
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 3.0
-
-    config.evaluation.linear.batch_size = 4096
-    config.evaluation.finetune.update(recipes.finetune_cifar10(precision=args.precision))
     return config

@@ -7,6 +7,7 @@ No row of a paper is reproduced: BEiT and CAE used DALL-E's published tokenizer 
 
 from mim_jax import recipes
 from mim_jax.config import arguments
+from mim_jax.recipes import tokenizers
 
 
 def get_config(arg=None):
@@ -28,42 +29,16 @@ def get_config(arg=None):
     config = recipes.pretrain()
     recipes.place(config, args)
 
-    config.model = {
-        "kind": args.kind,
-        "image_size": (args.image_size, args.image_size),
-        "channels": 3,
-        "stride": args.stride,
-        "vocabulary": args.vocabulary,
-        "hidden": args.hidden,
-        "blocks": 2,
-        "code_width": 32,
-        "distance": args.distance,
-    }
-    config.method = {
-        "name": "tokenizer",
-        "reconstruction": "l2",
-        "commitment": 0.25,
-        "codebook_decay": 0.99,
-        "split_below": 0.2,
-        "temperature": (1.0, 0.0625),
-        "temperature_share": 0.9,
-        "hard": False,
-        "kl_weight": 0.02 if args.kind == "dvae" else 0.0,
-        "kl_share": 0.1,
-    }
+    config.model = tokenizers.conv_tokenizer(args, args.image_size, args.stride)
+    config.method = tokenizers.reconstruction(args, codebook_decay=0.99)
 
-    config.data.mean = (0.0, 0.0, 0.0)  # a tokenizer takes pixels in [0, 1], at evaluation too
-    config.data.std = (1.0, 1.0, 1.0)
+    tokenizers.plain_pixels(config, args.image_size)
     config.data.eval_resize = args.image_size * 8 // 7
-    config.data.views.image.size = (args.image_size, args.image_size)
     config.data.views.image.interpolation = "lanczos"
 
-    config.training.checkpoint.metric = "val_loss"
     config.training.evaluate.loss_every_epochs = 1.0
     config.training.evaluate.knn_every_epochs = args.epochs
     config.training.evaluate.pictures_every_epochs = args.epochs / 4
-    config.optimizer.lr_batch = 0
-    config.optimizer.b2 = 0.99
     config.optimizer.warmup_epochs = args.epochs / 20
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 1.0

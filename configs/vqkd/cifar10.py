@@ -9,6 +9,7 @@ The settings under method.teacher.model must be those of that run's encoder.
 from mim_jax import recipes
 from mim_jax.config import arguments
 from mim_jax.models.vit_config import variant
+from mim_jax.recipes import tokenizers
 
 
 def get_config(arg=None):
@@ -27,18 +28,7 @@ def get_config(arg=None):
     config = recipes.pretrain("cifar10")
     recipes.place(config, args)
 
-    config.model = {
-        "kind": "vqkd",
-        "image_size": (32, 32),
-        "channels": 3,
-        "stride": 4,
-        "vocabulary": args.vocabulary,
-        "hidden": 192,
-        "blocks": 6,
-        "heads": 3,
-        "code_width": 32,
-        "distance": "cosine",
-    }
+    config.model = tokenizers.SMALL_VQKD | {"vocabulary": args.vocabulary}
     config.method = {
         "name": "vqkd",
         "decoder_width": 192,
@@ -50,16 +40,12 @@ def get_config(arg=None):
         "teacher": recipes.teacher(args.teacher, variant(args.teacher_variant, image_size=(32, 32)), "cifar10"),
     }
 
-    config.data.mean = (0.0, 0.0, 0.0)  # a tokenizer takes pixels in [0, 1], at evaluation too
-    config.data.std = (1.0, 1.0, 1.0)
+    tokenizers.plain_pixels(config, 32)
     config.data.views.image.scale = (0.3, 1.0)
     config.data.views.teacher = recipes.view((32, 32)) | {"scale": (0.3, 1.0), "same_as": "image", "normalize": False}
 
-    config.training.checkpoint.metric = "val_loss"
     config.training.evaluate.loss_every_epochs = 10.0
-    config.optimizer.lr_batch = 0
     config.optimizer.min_lr = 1e-5
-    config.optimizer.b2 = 0.99
     config.optimizer.warmup_epochs = args.epochs / 10
     config.optimizer.weight_decay = 1e-4
     return config

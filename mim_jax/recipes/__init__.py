@@ -9,19 +9,26 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from mim_jax.recipes import evaluation
+from mim_jax.recipes.beit_family import beit_encoder, beit_on_cifar10, beit_optimizer
 from mim_jax.recipes.cifar10 import on_cifar10
 from mim_jax.recipes.conv_vit import judged_conv_vit
 from mim_jax.recipes.evaluation import finetune_cifar10
 from mim_jax.recipes.place import place
-from mim_jax.recipes.teachers import clip, teacher
+from mim_jax.recipes.teachers import STATISTICS, clip, teacher
+from mim_jax.recipes.tokenizers import dalle, own_tokenizer
 
 __all__ = [
     "adamw",
+    "beit_encoder",
+    "beit_on_cifar10",
+    "beit_optimizer",
     "clip",
+    "dalle",
     "data",
     "finetune_cifar10",
     "judged_conv_vit",
     "on_cifar10",
+    "own_tokenizer",
     "place",
     "pretrain",
     "teacher",
@@ -29,13 +36,12 @@ __all__ = [
     "view",
 ]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = STATISTICS["imagenet"]
 
 
 CIFAR10 = {
-    "mean": (0.4914, 0.4822, 0.4465),
-    "std": (0.2470, 0.2435, 0.2616),
+    "mean": STATISTICS["cifar10"][0],
+    "std": STATISTICS["cifar10"][1],
     "eval_resize": 32,
 }
 
