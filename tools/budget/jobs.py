@@ -76,12 +76,11 @@ def commands(name: str, seed: int, plan: Plan) -> list[list[str]]:
     run, (spec, changes) = folder(plan.out, name, seed), training(name, seed, plan)
     mim_jax = [sys.executable, "-m", "mim_jax"]
     steps = [[*mim_jax, "train", "--config", spec, "--workdir", str(run), *(f"--config.{c}" for c in changes)]]
-    if SYSTEMS[name].judged:
+    missing = [protocol for protocol in plan.protocols if protocol not in done(run)]
+    if SYSTEMS[name].judged and missing:  # in one process: they share the start, the programs and the features
         few = f"--config.data.source=parquet:{plan.data}/train-00000-of-00005.parquet"
-        for protocol in plan.protocols:
-            if protocol not in done(run):
-                settings = (f"--config.{change}" for change in SETTINGS[protocol])
-                steps.append([*mim_jax, "eval", str(run), f"--{protocol}", few, *settings])
+        settings = [f"--config.{change}" for protocol in missing for change in SETTINGS[protocol]]
+        steps.append([*mim_jax, "eval", str(run), *(f"--{protocol}" for protocol in missing), few, *settings])
     return steps
 
 
