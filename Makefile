@@ -22,6 +22,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export XDG_CACHE_HOME := $(CACHE)
 export XDG_CONFIG_HOME := $(CACHE)/config
 export MPLCONFIGDIR := $(CACHE)/matplotlib
+# Every process that a test starts would compile the sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 tag = $(1) -c 'import sys; print("py%d%d" % sys.version_info[:2])'
 # Nothing is resolved and nothing is taken that the lock files do not know by its hash. promise comes as source alone.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -124,9 +125,7 @@ class TensorBoard:
             if time.monotonic() < self._not_before:
                 return
             if self._writer is None:
-                from tensorboardX import SummaryWriter
-
-                self._writer = SummaryWriter(str(self._folder), purge_step=self._purge, max_queue=100_000)
+                self._writer = _summary_writer()(str(self._folder), purge_step=self._purge, max_queue=100_000)
                 self._purge = None
             if not self._worker().is_alive():
                 self._abandon()
@@ -158,6 +157,19 @@ class TensorBoard:
             events._closed = True  # its finaliser would flush again
         self._not_before = time.monotonic() + self.PAUSE
         self._writer = None
+
+
+def _summary_writer() -> Any:
+    """tensorboardX's class. Where torch is installed the module would import it, seconds and 200 MB of no use here."""
+    unwanted = "torch" not in sys.modules
+    if unwanted:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if unwanted:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def json_line(step: int, values: Mapping[str, float | int]) -> str:

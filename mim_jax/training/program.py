@@ -23,7 +23,7 @@ from mim_jax.training.optimizer import build as build_optimizer
 from mim_jax.training.resolve import Plan
 from mim_jax.training.schedules import learning_rate, weight_decay
 from mim_jax.training.sharding import BATCH_AXES, replicated, tree_shardings
-from mim_jax.training.state import TrainState, init_state, run_key
+from mim_jax.training.state import TrainState, init_state, initialiser, run_key
 from mim_jax.training.step import StepSettings, train_step
 from mim_jax.training.views import Views
 
@@ -53,7 +53,7 @@ def build(config: ConfigDict, method: Method, settings: StepSettings, mesh: Mesh
     """The program of a run. batch: arrays or shapes of a global batch, as the data gives it."""
     key, prepare = run_key(config.seed, "init"), settings.views.prepare
     views = jax.eval_shape(prepare, batch)
-    params = jax.eval_shape(method.init, key, views).params
+    params = jax.eval_shape(initialiser(method), key, views).params
     optimizer = build_optimizer(config.optimizer, method.param_groups(), params)
     start = partial(init_state, method, optimizer, ema=config.optimizer.ema > 0)
     shapes = jax.eval_shape(start, key, views)

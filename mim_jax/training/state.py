@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -41,11 +42,17 @@ def run_key(seed: int, purpose: str) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.key(seed), sum(ord(c) * 257**i for i, c in enumerate(purpose)) % 2**31)
 
 
+@lru_cache(maxsize=8)
+def initialiser(method: Method) -> Any:
+    """`method.init`, which is traced once for all that ask for its shapes or its values."""
+    return jax.jit(method.init)
+
+
 def init_state(
     method: Method, optimizer: optax.GradientTransformation, key: PRNGKeyArray, batch: Batch, ema: bool
 ) -> tuple[TrainState, Tree]:
     """A fresh state and the frozen variables. Pure, so it can be traced for shapes and initialised sharded."""
-    variables: Variables = method.init(key, batch)
+    variables: Variables = initialiser(method)(key, batch)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables.params,

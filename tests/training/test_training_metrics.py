@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 
@@ -53,6 +54,15 @@ def test_lines_appear_at_once(tmp_path):
         writers.write(20, {"step": 999, "skipped": np.int32(3)})
         assert read(tmp_path / "metrics.jsonl")[1] == {"step": 20, "skipped": 3}
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_curves_do_not_bring_torch_in(tmp_path):
+    code = (
+        "import sys; from mim_jax.training.metrics import Writers; w = Writers(sys.argv[1]); w.write(1, {'loss': 1.0})"
+    )
+    code += "; w.close(); assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert "loss" in curves(tmp_path / "tensorboard")
 
 
 def test_float32_comes_back_bit_for_bit(tmp_path):
