@@ -68,7 +68,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _schema(config: ConfigDict) -> dict[str, Any]:
-    """The recipe, with a view for each view that the config names."""
+    """The recipe, with a view and a map for each that the config names."""
     schema = recipes.pretrain().to_dict()
     for section in (name for name in schema if isinstance(schema[name], dict) and name in config):
         if not isinstance(config[section], ConfigDict):
@@ -78,6 +78,9 @@ def _schema(config: ConfigDict) -> dict[str, Any]:
         if not len(views):
             raise ConfigError("config.data.views is empty; it needs one view at least: {'image': recipes.view()}")
         schema["data"]["views"] = {name: recipes.view() for name in views}
+    maps = config.get("data", {}).get("maps")
+    if isinstance(maps, ConfigDict):
+        schema["data"]["maps"] = {name: recipes.map_beside() for name in maps}
     return schema
 
 

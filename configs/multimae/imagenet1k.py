@@ -1,14 +1,15 @@
-"""MultiMAE on ImageNet-1K, with further modalities made from the photographs: edges and a coarse label map of colours.
+"""MultiMAE on ImageNet-1K: pixels with the depth and the label maps that other networks predict for every image.
 
-    configs/multimae/imagenet1k.py                      ViT-B/16, 1600 epochs
-    configs/multimae/imagenet1k.py:epochs=400
+    configs/multimae/imagenet1k.py:depth=folder:DEPTH,labels=folder:LABELS    ViT-B/16, 1600 epochs: the published row
+    configs/multimae/imagenet1k.py:epochs=400,depth=...,labels=...            and its shorter one
+    configs/multimae/imagenet1k.py                      edges and coarse colours, made from the image, in their place
     configs/multimae/imagenet1k.py:modalities=luminance luminance in place of edges
     configs/multimae/imagenet1k.py:modalities=rgb       pixels alone, with the same decoders
 
-The paper's depth (Omnidata) and semantic maps (Mask2Former) are the predictions of other networks for every image of
-ImageNet. No data source here brings them beside the images, so the published rows are not reproduced by this file: its
-modalities have the paper's shapes (one channel, and 133 labels at a stride of 4), not its content. Arrays that a caller
-brings are taken where a modality's source is 'given'.
+DEPTH holds a PNG of 16 bits for each training image (Omnidata's prediction in the paper), LABELS one with numbers from
+0 to 132 (Mask2Former's, of COCO), both under the image's name and of its size; eval_depth and eval_labels are those of
+the held-out images, without which validation loss and pictures are left out. How the authors' nearest values are cut
+depends on their version of Pillow: uncertain.
 """
 
 from mim_jax import recipes
@@ -18,6 +19,11 @@ from mim_jax.models.vit_config import variant
 
 COLOURS = {"source": "colours", "stride": 4, "classes": 133, "embedding": 64, "loss": "cross_entropy"}
 SETS = {
+    "maps": {
+        "rgb": {"source": "image"},
+        "depth": {"source": "given", "loss": "l1", "trim": 0.1},
+        "labels": COLOURS | {"source": "given"},
+    },
     "edges": {"rgb": {"source": "image"}, "edges": {"source": "edges", "loss": "l1"}, "colours": COLOURS},
     "luminance": {"rgb": {"source": "image"}, "luminance": {"source": "luminance", "loss": "l1"}, "colours": COLOURS},
     "rgb": {"rgb": {"source": "image"}},
@@ -29,7 +35,11 @@ def get_config(arg=None):
         arg,
         variant="",  # B/16 or L/16
         epochs=1600.0,
-        modalities="edges",
+        modalities="",  # maps | edges | luminance | rgb; '': maps where they are given, else edges
+        depth="",  # data source of the training images' depth maps
+        labels="",  # and of their label maps
+        eval_depth="",
+        eval_labels="",
         visible_tokens=98,
         concentration=1.0,
         uncertainty=False,
@@ -37,16 +47,19 @@ def get_config(arg=None):
         eval_source="tfds:imagenet2012:validation",
         workers=0,  # decoding processes a host; 0: threads. A TPU host wants most of its cores
     )
-    if args.modalities not in SETS:
+    chosen = args.modalities or ("maps" if args.depth or args.labels else "edges")
+    if chosen not in SETS:
         raise ConfigError(f"argument modalities={args.modalities} is not one of {', '.join(SETS)}")
-    names = tuple(SETS[args.modalities])
+    if bool(args.depth) != bool(args.labels) or (args.depth and chosen != "maps"):
+        raise ConfigError("arguments depth and labels name the data sources of modalities=maps; give both, or neither")
+    names = tuple(SETS[chosen])
     config = recipes.pretrain()
     recipes.place(config, args)
 
     config.model = variant(args.variant or "B/16", cls_token=False, positions="sincos_row", init="multimae")
     config.method = {
         "name": "multimae",
-        "modalities": SETS[args.modalities],
+        "modalities": SETS[chosen],
         "inputs": names,
         "outputs": (*names, "norm_rgb"),
         "visible_tokens": args.visible_tokens,
@@ -59,6 +72,14 @@ def get_config(arg=None):
         "own_tokens": True,
         "uncertainty": args.uncertainty,
     }
+
+    if chosen == "maps":
+        config.data.maps = {
+            "depth": recipes.map_beside(args.depth, args.eval_depth),
+            "labels": recipes.map_beside(args.labels, args.eval_labels, stride=4, classes=133),
+        }
+        if args.eval_source and not (args.eval_depth and args.eval_labels):
+            config.training.evaluate.loss_every_epochs = config.training.evaluate.pictures_every_epochs = 0
 
     config.training.batch_size = 2048
     config.optimizer.lr = 1e-4

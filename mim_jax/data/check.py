@@ -9,11 +9,12 @@ from mim_jax import recipes
 from mim_jax.data.device import refuse_host_only
 from mim_jax.data.erasing import MODES
 from mim_jax.data.jpeg import require_fast
+from mim_jax.data.maps import MapSettings
 from mim_jax.data.randaugment import parse as parse_policy
 from mim_jax.data.resize import FILTERS
 from mim_jax.data.sources import parse
 from mim_jax.data.views import CROPS, SHARED
-from mim_jax.errors import ConfigError, DataError, nearest
+from mim_jax.errors import ConfigError, DataError, check_keys, nearest
 from mim_jax.section import Section
 
 RESERVED = ("index", "label", "valid", "eval", "bad", "fatal")
@@ -27,10 +28,7 @@ def check(data: Section) -> None:
     """Refuses impossible values. Raises ConfigError naming the key `data....`, the value and what is valid."""
     for key in ("source", "eval_source"):
         if key == "source" or data[key]:
-            try:
-                parse(data[key])
-            except DataError as error:
-                raise ConfigError(f"data.{key}: {error}") from error
+            _source(f"data.{key}", data[key])
     for key, least in LEAST.items():
         _whole("data." + key, data[key], least)
     _share("data.max_bad_fraction", data["max_bad_fraction"])
@@ -56,6 +54,40 @@ def check(data: Section) -> None:
     for name in data["views"]:
         if data["views"][name]["same_as"] != "":
             _same_as(name, data["views"])
+    for name, section in (data.get("maps") or {}).items():
+        _map(f"data.maps.{name}", name, section, data)
+
+
+def _source(where: str, spec: str) -> None:
+    try:
+        parse(spec)
+    except DataError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _map(where: str, name: str, section: Section, data: Section) -> None:
+    check_keys(MapSettings, section, where, "a map")
+    if name in RESERVED or name in data["views"]:
+        raise ConfigError(f"{where}: the name '{name}' is taken; call the map for example 'depth'")
+    if "image" not in data["views"]:
+        raise ConfigError(f"{where} is cut as the view 'image' is, but data.views has none; add it")
+    if data["crop_on"] == "device":
+        raise ConfigError(f"{where}: maps are cut on the host; set data.crop_on = 'host'")
+    one = MapSettings(**dict(section))
+    if one.source:  # a run cannot do without; the config of a row, which knows nobody's folders, can
+        _source(f"{where}.source", one.source)
+    if one.eval_source and not data["eval_source"]:
+        raise ConfigError(
+            f"{where}.eval_source = {one.eval_source!r}, but data.eval_source is empty; give both, or neither, and "
+            "held-out images are taken from data.source with their maps"
+        )
+    if one.eval_source:
+        _source(f"{where}.eval_source", one.eval_source)
+    _whole(f"{where}.stride", one.stride, 1)
+    _whole(f"{where}.classes", one.classes, 0)
+    size = tuple(data["views"]["image"]["size"])
+    if any(side % one.stride for side in size):
+        raise ConfigError(f"{where}.stride = {one.stride} does not divide data.views.image.size = {size}")
 
 
 def _speed(data: Section) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from mim_jax.data import device, small
 from mim_jax.data.decode import height_width, pixels
 from mim_jax.data.jpeg import Pending
+from mim_jax.data.maps import Maps
 from mim_jax.data.order import Order
 from mim_jax.data.records import Records
 from mim_jax.data.views import View, look
@@ -31,9 +32,9 @@ Chunk = dict[str, Any]
 class ChunkLoader:
     """Chunk number -> chunk; the chunks of step s are those from s * `per_batch` on.
 
-    A chunk holds one array per view, `index`, `label` where the source has labels, and `valid`; and two lists for the
-    main process: `bad`, (index, sentence) of records that could not be read, and `fatal`, sentences at which to stop
-    (then there are no arrays).
+    A chunk holds one array per view and per map, `index`, `label` where the source has labels, and `valid`; and two
+    lists for the main process: `bad`, (index, sentence) of records that could not be read, and `fatal`, sentences at
+    which to stop (then there are no arrays).
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class ChunkLoader:
         stop: bool,
         on_device: bool = False,
         workers: int = 0,
+        maps: Maps | None = None,
     ):
-        self.records = records
+        self.records, self.maps = records, maps
         self.views = dict(zip(names, views, strict=True))
         self.order = order
         self.seed = seed
@@ -87,7 +89,7 @@ class ChunkLoader:
 
     def _at_once(self, indices: np.ndarray, epoch: int) -> Chunk | None:
         """The chunk by whole-batch arithmetic, where a cache holds its small images as one array."""
-        if self._stored is not None or (found := self.records.batch(indices)) is None:
+        if self._stored is not None or self.maps or (found := self.records.batch(indices)) is None:
             return None
         images, labels = found
         if not all(small.serves(view, images.shape[1], images.shape[2], images.dtype) for view in self.views.values()):
@@ -107,6 +109,8 @@ class ChunkLoader:
                 chunk[name + device.SUFFIX] = np.zeros(shape, np.int32)
         else:
             chunk = {name: np.zeros((count, *v.shape(self.channels)), dtype) for name, v in self.views.items()}
+        for name, shape in self.maps.shapes().items() if self.maps else ():
+            chunk[name] = np.zeros((count, *shape), np.float32)
         chunk["index"] = np.full(count, -1, np.int64)
         chunk["valid"] = np.zeros(count, bool)
         if self.records.source.labelled:
@@ -143,6 +147,10 @@ class ChunkLoader:
         picture, label = self.records[candidate]
         views = tuple(self.views.values())
         if self._stored is None:
+            if self.maps:
+                size = height_width(picture)
+                for name, values in self.maps.of(candidate, size, seed=self.seed, epoch=epoch, index=index).items():
+                    chunk[name][row] = values
             images = look(views, picture, seed=self.seed, epoch=epoch, index=index)
             for name, image in zip(self.views, images, strict=True):
                 chunk[name][row] = image

@@ -8,6 +8,7 @@ from typing import Literal
 
 from mim_jax.data.bad import BadRecords
 from mim_jax.data.chunks import ChunkLoader
+from mim_jax.data.maps import Maps
 from mim_jax.data.order import FixedOrder
 from mim_jax.data.records import Records
 from mim_jax.data.settings import Settings
@@ -38,6 +39,7 @@ class EvalBatches:
         view: str = "eval",
         seed: int = 0,
         bad_records: str | os.PathLike[str] | None = None,
+        maps: bool = False,
     ):
         self._settings = settings = Settings.from_config(data)
         if split not in ("train", "eval"):
@@ -49,8 +51,14 @@ class EvalBatches:
         indices = some(indices, limit)
         self._order = FixedOrder(indices, batch_size, process_index, process_count)
         records = Records(self.source, settings)
-        views = [settings.view(view)]
-        self._loader = ChunkLoader(records, views, ["image"], self._order, seed, settings.on_error == "stop")
+        views, beside = [settings.view(view)], None
+        if maps and settings.maps:
+            held_out = split == "eval" and bool(settings.eval_source)
+            for name in (name for name, one in settings.maps if held_out and not one.eval_source):
+                raise ConfigError(f"data.maps.{name}.eval_source is empty, so held-out images have no maps; name it")
+            beside = Maps(settings.maps, self.source, views[0], settings.max_pixels, held_out)
+        stop = settings.on_error == "stop"
+        self._loader = ChunkLoader(records, views, ["image"], self._order, seed, stop, maps=beside)
         self.records = len(indices)
         self._bad_path = bad_records
 
@@ -91,6 +99,7 @@ def eval_batches(
     view: str = "eval",
     seed: int = 0,
     bad_records: str | os.PathLike[str] | None = None,
+    maps: bool = False,
 ) -> EvalBatches:
     """One ordered pass of the `data` section of a config, as often as it is iterated.
 
@@ -99,6 +108,7 @@ def eval_batches(
 
     split: 'eval' is `data.eval_source`, or the held-out tenth; 'train' the rest. limit: at most so many records, 0 for
     all; a fixed random choice. view: 'eval' is the evaluation transform, else one of `data.views`, drawn from `seed`.
+    maps: the arrays of `data.maps` too, by their names.
     """
     return EvalBatches(
         data,
@@ -110,4 +120,5 @@ def eval_batches(
         view=view,
         seed=seed,
         bad_records=bad_records,
+        maps=maps,
     )

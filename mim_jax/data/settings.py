@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mim_jax.data.check import check
+from mim_jax.data.maps import MapSettings, settings_of
 from mim_jax.data.views import View
 from mim_jax.section import Section
 
@@ -31,6 +32,7 @@ class Settings:
     cache_dir: str
     crop_on: str
     views: tuple[View, ...]
+    maps: tuple[tuple[str, MapSettings], ...] = ()
 
     @classmethod
     def from_config(cls, data: Section) -> Settings:
@@ -59,6 +61,7 @@ class Settings:
                 View.from_config(name, data["views"], side, data["mean"], data["std"], data["decode"] == "fast")
                 for name in data["views"]
             ),
+            maps=settings_of(data),
         )
 
     def view(self, name: str) -> View:

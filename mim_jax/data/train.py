@@ -10,6 +10,7 @@ import numpy as np
 
 from mim_jax.data.bad import BadRecords
 from mim_jax.data.chunks import ChunkLoader
+from mim_jax.data.maps import Maps
 from mim_jax.data.order import ShuffledOrder
 from mim_jax.data.records import Records
 from mim_jax.data.settings import Settings
@@ -44,6 +45,8 @@ class TrainBatches(Iterator[Batch]):
         names = [view.name for view in settings.views]
         records = Records(self.source, settings)
         self._order = order
+        view, pixels = settings.view("image"), settings.max_pixels
+        maps = Maps(settings.maps, self.source, view, pixels, held_out=False) if settings.maps else None
         self._loader = ChunkLoader(
             records,
             settings.views,
@@ -53,6 +56,7 @@ class TrainBatches(Iterator[Batch]):
             settings.on_error == "stop",
             on_device=settings.crop_on == "device",
             workers=settings.workers,
+            maps=maps,
         )
         self.records = len(indices)
         self.steps_per_epoch = order.steps_per_epoch
@@ -64,7 +68,8 @@ class TrainBatches(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        """The next batch: one array per view, (b, H, W, C) or (b, count, H, W, C), `index`, `label` where there is one.
+        """The next batch: one array per view, (b, H, W, C) or (b, count, H, W, C), one per map, (b, h, w, 1), `index`,
+        `label` where there is one.
 
         Raises:
             DataError: a bad record (`data.on_error = stop`), or too many of them; the position stays where it is.

@@ -86,6 +86,8 @@ def fit_views(config: ConfigDict, method: Method) -> None:
             config.data.eval_resize = round(side * scale)
         made = {}
         for name, view in views.items():
+            if view.given:
+                continue  # a map, whose files only the data knows
             given = old[name].to_dict() if name in old else recipes.view()
             made[name] = given | {"size": view.size, "count": view.count, "normalize": view.normalize}
         config.data.views = ConfigDict(made)

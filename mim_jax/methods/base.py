@@ -31,12 +31,15 @@ class ViewShape:
 
     size: (height, width). count: crops per image; more than one gives an axis after the batch's.
     normalize: by the data set's mean and deviation; False gives pixels in [0, 1] (tokenizers).
+    given: not made from the image, but a map beside it (`data.maps`). classes: of its labels; 0 for values.
     """
 
     size: tuple[int, int]
     channels: int = 3
     count: int = 1
     normalize: bool = True
+    given: bool = False
+    classes: int = 0
 
     def array(self, batch: int) -> tuple[int, ...]:
         """Shape of the view in a batch: (B, H, W, C), or (B, count, H, W, C)."""

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mim_jax.errors import ConfigError
-from mim_jax.masking.mask import Mask
 from mim_jax.masking.multimodal import MultimodalMask, check_concentration, check_tokens, multimodal_mask
 from mim_jax.methods import multimodal
-from mim_jax.methods.base import Batch, Features, Method, Output, ParamGroups, Pictures, Progress, Variables
+from mim_jax.methods.base import Batch, Features, Method, Output, ParamGroups, Pictures, Progress, Variables, ViewShape
 from mim_jax.methods.building import section, start
 from mim_jax.methods.transformers import vit_config, vit_groups
 from mim_jax.models import multimae
@@ -72,9 +71,12 @@ class MultiMAE(Method):
     def tiny(cls, image_size=(16, 16), channels=3, **model) -> MultiMAE:
         vit = dict(image_size=image_size, channels=channels, patch_size=4, width=16, depth=2, heads=2) | model
         labels = dict(source="colours", stride=2, classes=9, embedding=4, loss="cross_entropy")
-        sizes: dict[str, Any] = dict(visible_tokens=7, decoder_width=8, decoder_depth=1, decoder_heads=2)
-        sizes |= dict(modalities=dict(rgb={}, edges=dict(source="edges", loss="l1"), colours=labels))
-        return cls.from_config(vit, sizes)
+        known = dict(rgb={}, edges=dict(source="edges", loss="l1"), colours=labels)
+        own = dict(modalities=known, visible_tokens=7, decoder_width=8, decoder_depth=1, decoder_heads=2)
+        return cls.from_config(vit, own)
+
+    def views(self) -> dict[str, ViewShape]:
+        return super().views() | multimodal.given_maps(self.modalities, self.model.image_size)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -105,8 +107,8 @@ class MultiMAE(Method):
         return Variables(params=params)
 
     def mask(self, key, batch: int) -> MultimodalMask:
-        sizes = (batch, len(self.inputs), self.model.tokens, self.visible_tokens)
-        return multimodal_mask(key, *sizes, self.concentration, self.subsets)
+        tokens = self.model.tokens, self.visible_tokens
+        return multimodal_mask(key, batch, len(self.inputs), *tokens, self.concentration, self.subsets)
 
     def draw(self, params, extra, frozen, batch, key, progress):
         size, (mask_key, path_key) = len(batch["image"]), jax.random.split(key)
@@ -120,9 +122,7 @@ class MultiMAE(Method):
         found = {n: d.apply({"params": params["decoders"][n]}, tokens, mask, table) for n, d in decoders.items()}
         losses = multimodal.task_losses(self.tasks, found, values, hidden, self.model.patch_size)
         terms = multimodal.weighed(losses, params["balance"]["log_variances"]) if self.uncertainty else losses
-        everywhere = Mask(hidden.all(0), grid=self.model.grid)  # where no modality shows the patch
-        trace = dict(mask=everywhere, latent=tokens, predictions=found, hidden=hidden, values=values)
-        trace |= dict(losses=losses, pred=jnp.concatenate(list(found.values()), axis=-1))
+        trace = multimodal.trace_of(self.model.grid, hidden, tokens, found, values, losses)
         return sum(terms.values()), Output(terms, weight=jnp.float32(len(tokens)), trace=trace)
 
     def encode(self, params, images, *, extra=None, layers=False) -> Features:

@@ -13,13 +13,37 @@ from jaxtyping import Array, Bool, Float, Int
 from mim_jax.errors import ConfigError
 from mim_jax.losses.masked import mean_of_means, squared_error
 from mim_jax.losses.tokens import token_cross_entropy
-from mim_jax.methods.base import Features, Pictures, Tree
+from mim_jax.masking.mask import Mask
+from mim_jax.methods.base import Features, Pictures, Tree, ViewShape
 from mim_jax.methods.pictures import id_colours
-from mim_jax.models.modalities import Modality, Task
+from mim_jax.models.modalities import Modality, Named, Task
 from mim_jax.models.multimae import MultimodalEncoder, global_first
 from mim_jax.models.vit_config import VitConfig
 from mim_jax.nn.patches import patch_grid, patchify, unpatchify
 from mim_jax.targets.pixels import standardize, unstandardize
+
+
+def given_maps(modalities: Named, size: tuple[int, int]) -> dict[str, ViewShape]:
+    """The maps that the data must bring (`data.maps`), for images of `size`."""
+    return {
+        name: ViewShape((size[0] // one.stride, size[1] // one.stride), one.channels, 1, False, True, one.classes)
+        for name, one in modalities
+        if one.source == "given"
+    }
+
+
+def trace_of(
+    grid: tuple[int, int],
+    hidden: Bool[Array, "M B N"],
+    tokens: Float[Array, "B V D"],
+    predictions: dict[str, Array],
+    values: dict[str, Array],
+    losses: dict[str, Array],
+) -> dict[str, Any]:
+    """What pictures and tests look at. The mask is where no modality shows the patch."""
+    seen = dict(latent=tokens, predictions=predictions, hidden=hidden, values=values, losses=losses)
+    together = jnp.concatenate(list(predictions.values()), axis=-1)
+    return seen | dict(mask=Mask(hidden.all(0), grid=grid), pred=together)
 
 
 def image_model(config: VitConfig, global_tokens: int) -> VitConfig:

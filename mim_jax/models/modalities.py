@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mim_jax.errors import ConfigError, check_choices, check_keys
 from mim_jax.targets import pseudo_modalities
+from mim_jax.targets.trimmed import trimmed_standardize
 
 SOURCES = ("image", "luminance", "edges", "colours", "given")
 LOSSES = ("mse", "l1", "cross_entropy")
@@ -23,9 +24,11 @@ class Modality:
     """One modality, as a section of `method.modalities` describes it.
 
     source: image | luminance | edges | colours (made from the image: `targets.pseudo_modalities`) | given (the array of
-        the batch under the modality's name: (B, h, w, channels), or (B, h, w) whole numbers of labels).
+        the batch under the modality's name: (B, h, w, channels), or (B, h, w) or (B, h, w, 1) labels).
     stride: pixels of the image per value of the map. classes: of labels; 0 for pixels. embedding: width of a label's.
     loss: mse | l1 | cross_entropy (of labels).
+    trim: of a given map of values: the share at either end of an image's values that the mean and the deviation leave
+        out by which it is standardised (MultiMAE's depth: 0.1); 0: as it is.
     """
 
     source: str = "image"
@@ -34,6 +37,7 @@ class Modality:
     classes: int = 0
     embedding: int = 64
     loss: str = "mse"
+    trim: float = 0.0
 
     @classmethod
     def from_section(cls, values: Mapping[str, Any], name: str, channels: int) -> Modality:
@@ -56,6 +60,8 @@ class Modality:
             raise ConfigError(f"{where}.source '{made.source}' makes no labels; take 'colours', or classes 0")
         if made.stride < 1 or made.embedding < 1 or (made.stride > 1 and made.source not in ("colours", "given")):
             raise ConfigError(f"{where}.stride {made.stride} must be 1, except for 'colours' and 'given'")
+        if not 0 <= made.trim < 0.5 or (made.trim and (labels or made.source != "given")):
+            raise ConfigError(f"{where}.trim {made.trim} must be from 0 to below 0.5, and is for given maps of values")
         sources = {"image": channels, "luminance": 1, "edges": 1}
         return dataclasses.replace(made, channels=sources.get(made.source, made.channels))
 
@@ -76,15 +82,22 @@ class Modality:
         if self.source == "given":
             if name not in batch:
                 raise ConfigError(
-                    f"method.modalities.{name}.source 'given' needs an array '{name}' in the batch, but no data source "
-                    f"brings it; make it from the image ({', '.join(SOURCES[1:-1])}), or call the method with batches"
+                    f"method.modalities.{name}.source 'given' needs an array '{name}' in the batch, which has none; "
+                    f"name its files in data.maps.{name}, or make it from the image ({', '.join(SOURCES[1:-1])})"
                 )
-            return batch[name]
+            return self._given(batch[name])
         if self.source == "colours":
             return pseudo_modalities.colours(images, self.stride, self.classes)
         if self.source == "edges":
             return pseudo_modalities.edges(images, patch_size)
         return pseudo_modalities.luminance(images) if self.source == "luminance" else jnp.asarray(images)
+
+    def _given(self, values: Any) -> Array:
+        """Labels as whole numbers (B, h, w), values standardised where `trim` says so."""
+        values = jnp.asarray(values)
+        if self.classes:
+            return (values[..., 0] if values.ndim == 4 else values).astype(jnp.int32)
+        return trimmed_standardize(values, self.trim) if self.trim else values
 
 
 Named = tuple[tuple[str, Modality], ...]

@@ -27,6 +27,7 @@ __all__ = [
     "data",
     "finetune_cifar10",
     "judged_conv_vit",
+    "map_beside",
     "on_cifar10",
     "own_tokenizer",
     "place",
@@ -72,6 +73,7 @@ def pretrain(data_set: str = "imagenet") -> ConfigDict:
     if data_set == "cifar10":
         config.data.update(CIFAR10)
         config.data.views.image.size = (32, 32)
+    config.data.maps.unlock()
     config.data.views.unlock()  # a method's further views are added by name; the check knows every key
     return config
 
@@ -87,6 +89,7 @@ def data() -> dict:
         "per_class": 0,  # so many training records of every class instead (1, 5, 10); 0: no such limit
         "subset_seed": 0,  # which ones, of both
         "views": {"image": view()},
+        "maps": {},  # beside the images, by the names that the method knows: `map_beside`
         "channels": 3,  # 1 turns colour to grey, 3 turns grey to colour, N-channel arrays must have N
         "mean": IMAGENET_MEAN,  # per channel, of pixels in [0, 1]
         "std": IMAGENET_STD,
@@ -103,6 +106,16 @@ def data() -> dict:
         "on_error": "stop",  # stop | skip
         "max_bad_fraction": 0.01,  # with skip: stop all the same above this share of records
         "max_pixels": 100_000_000,  # larger images are refused as bad records
+    }
+
+
+def map_beside(source: str = "", eval_source: str = "", stride: int = 1, classes: int = 0) -> dict:
+    """One map beside the images, such as depth: each belongs to the record of its name, and is cut as `image` is."""
+    return {
+        "source": source,  # data source of the maps of `data.source`
+        "eval_source": eval_source,  # and of `data.eval_source`
+        "stride": stride,  # one value in so many, each way: the middle one
+        "classes": classes,  # of labels; 0: values
     }
 
 

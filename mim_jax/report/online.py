@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, PRNGKeyArray, Shaped
+from jaxtyping import PRNGKeyArray
 
 from mim_jax.data import eval_batches
 from mim_jax.methods.base import Method, Pictures, Variables
@@ -19,33 +20,34 @@ from mim_jax.report.pictures import draw, save
 from mim_jax.training.views import Views
 
 COUNT = 8  # images
+Images = Mapping[str, Any]  # `image` (B, H, W, C), and maps (B, h, w, 1) by name
 
 
-def fixed_images(data: Any, count: int) -> Shaped[np.ndarray, "B H W C"]:
-    """At most `count` images of the evaluation split, as stored: the same ones always, and in every process."""
-    batch = next(iter(eval_batches(data, split="eval", batch_size=count, limit=count)))
-    return np.asarray(batch["image"])[np.asarray(batch["valid"])]
+def fixed_images(data: Any, count: int) -> Images:
+    """`image` (B, H, W, C), and the maps of `data.maps`, of at most `count` images of the evaluation split, as stored:
+    the same ones always, and in every process."""
+    batch = next(iter(eval_batches(data, split="eval", batch_size=count, limit=count, maps=True)))
+    names = ("image", *(data.get("maps") or {}))
+    return {name: np.asarray(batch[name])[np.asarray(batch["valid"])] for name in names}
 
 
 @functools.partial(jax.jit, static_argnames=("method", "views"))
 def _show(
     variables: Variables,
-    images: Shaped[Array, "B H W C"],
+    images: Images,
     key: PRNGKeyArray,
     *,
     method: Method,
     views: Views,
 ) -> Pictures:
-    batch = views.complete({"image": images})
+    batch = views.complete(dict(images))
     pictures = method.show(variables.params, variables.extra, variables.frozen, batch, key)
     # jit hands plain dictionaries back sorted by key; the method's own order is the one to be seen.
     return pictures.replace(panels=OrderedDict(pictures.panels), maps=OrderedDict(pictures.maps))
 
 
-def predict(
-    method: Method, variables: Variables, data: Any, images: Shaped[np.ndarray, "B H W C"], seed: int
-) -> Pictures:
-    """`method.show` of stored images (B, H, W, C); `seed` decides what is hidden."""
+def predict(method: Method, variables: Variables, data: Any, images: Images, seed: int) -> Pictures:
+    """`method.show` of stored images, as `fixed_images` gives them; `seed` decides what is hidden."""
     pictures = _show(variables, images, jax.random.key(seed), method=method, views=Views.from_config(data))
     # With several processes an array may lie on devices of others.
     return multihost_utils.process_allgather(pictures, tiled=True) if jax.process_count() > 1 else pictures
@@ -61,7 +63,7 @@ class Reconstructions:
         self.every_steps = every_steps
         self._method, self._data, self._seed = method, config.data, config.seed
         self._folder, self._writers = Path(workdir) / "pictures", writers
-        self._images: np.ndarray | None = None
+        self._images: Images | None = None
 
     def __call__(self, variables: Variables, step: int) -> dict[str, float]:
         """Draws; there is nothing to measure, so no numbers come back."""

@@ -54,14 +54,14 @@ def show_run(
     data = run.config.data
     if source:
         data = configs.override(run.config, [f"data.eval_source={source}"]).data
-    stored = from_files(images, data) if images else fixed_images(data, count)
+    stored = {"image": from_files(images, data)} if images else fixed_images(data, count)
     pictures = predict(run.method, run.variables, data, stored, seed)
     path = save(
         draw(pictures, data.mean, data.std, f"{run.config.method.get('name', '')} at step {run.step}"),
         out or Path(run_dir) / "pictures" / f"show_{run.step:08d}.png",
     )
     print(statistics_note(pictures))
-    print(f"{len(stored)} images, checkpoint at step {run.step}: {path}")
+    print(f"{len(stored['image'])} images, checkpoint at step {run.step}: {path}")
     return path
 
 

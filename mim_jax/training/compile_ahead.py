@@ -123,7 +123,8 @@ def batch_shapes(config: ConfigDict, mesh: Mesh) -> Batch:
             "--config.data.crop_on=host"
         )
     size, where = config.training.batch_size, batch_sharding(mesh)
-    shapes = {name: (view.array(size), jnp.uint8) for name, view in Views.from_config(config.data).shapes}
+    given = Views.from_config(config.data).shapes
+    shapes = {name: (view.array(size), jnp.float32 if view.given else jnp.uint8) for name, view in given}
     shapes |= {"index": ((size,), jnp.int32), "label": ((size,), jnp.int32)}
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, (shape, dtype) in shapes.items()}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+_kept = False
+
 # Parameters of glibc's mallopt(3): the numbers of malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
@@ -21,4 +23,16 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return all(mallopt(name, value) for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1)))
+    global _kept
+    _kept = all(mallopt(name, value) for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1)))
+    return _kept
+
+
+def give_back() -> None:
+    """Gives back what is kept and free, after work of another kind than steps; does nothing where nothing is kept.
+
+    An evaluation takes and frees blocks of other sizes than a step, between those that stay; so what is kept would be
+    cut into ever smaller pieces, and the process grow by a megabyte an evaluation although it holds no more.
+    """
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

@@ -22,7 +22,7 @@ from mim_jax.training.checkpoints import Checkpoints
 from mim_jax.training.course import Course, old_place
 from mim_jax.training.events import Events, say
 from mim_jax.training.feed import Feed
-from mim_jax.training.host_memory import keep_freed_memory
+from mim_jax.training.host_memory import give_back, keep_freed_memory
 from mim_jax.training.left_out import LeftOut
 from mim_jax.training.lines import write_json
 from mim_jax.training.lock import RunLock
@@ -253,6 +253,8 @@ def evaluate(
             session.events.add(step, "disk full", f"step {step}: no {evaluator.name}: {error}")
     if results:
         session.writers.write(step, results)
+    if due:
+        give_back()
     return results
 
 

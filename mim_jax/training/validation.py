@@ -33,6 +33,7 @@ class ValidationLoss:
         self._open = eval_batches
         self._batches: Any = None  # opened once, read at every look
         views = Views.from_config(config.data)
+        self._names = ("image", "label", *(name for name, shape in views.shapes if shape.given))
 
         def loss(variables: Variables, batch, key):
             batch = views.complete(batch)
@@ -58,11 +59,12 @@ class ValidationLoss:
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
                 limit=limit,
+                maps=True,
             )
         for number, batch in zip(itertools.count(), self._batches, strict=False):
             if not batch["valid"].all():
                 break
-            given = {name: batch[name] for name in ("image", "label") if name in batch}
+            given = {name: batch[name] for name in self._names if name in batch}
             images = global_batch(given, self._mesh)
             loss, weight = self._loss(variables, images, jax.random.fold_in(key, number))
             losses.append(float(loss))

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mim_jax.data.maps import settings_of
 from mim_jax.methods.base import Batch, ViewShape
 from mim_jax.nn.images import normalize, unit_range
 from mim_jax.section import Section
@@ -31,6 +32,9 @@ class Views:
             (name, ViewShape(tuple(view["size"]), data["channels"], view["count"], view["normalize"]))
             for name, view in sorted(data["views"].items())
         )
+        for name, one in settings_of(data):
+            height, width, channels = one.shape(tuple(data["views"]["image"]["size"]))
+            shapes += ((name, ViewShape((height, width), channels, 1, False, given=True, classes=one.classes)),)
         on_device = data["crop_on"] == "device"
         interpolation = tuple((name, data["views"][name]["interpolation"]) for name, _ in shapes) if on_device else ()
         return cls(shapes, tuple(data["mean"]), tuple(data["std"]), interpolation)
@@ -47,16 +51,17 @@ class Views:
         sizes = {name: shape.size for name, shape in self.shapes}
         out = dict(crop_batch(batch, {name: (sizes[name], how) for name, how in self.interpolation}))
         for name, shape in self.shapes:
-            if name in out:
+            if name in out and not shape.given:
                 pixels = jnp.asarray(out[name])
                 out[name] = normalize(pixels, self.mean, self.std) if shape.normalize else unit_range(pixels)
         return out
 
     def complete(self, batch: Batch) -> Batch:
-        """A batch that has the view `image` alone (evaluation, pictures) with the others resized from it."""
+        """A batch that has the view `image` alone (evaluation, pictures) with the others resized from it; maps cannot
+        be."""
         out, pixels = dict(batch), jnp.asarray(batch["image"])
         for name, shape in self.shapes:
-            if name not in batch:
+            if name not in batch and not shape.given:
                 view = jax.image.resize(unit_range(pixels), (len(pixels), *shape.size, shape.channels), "cubic")
                 view = jnp.clip(view, 0.0, 1.0)
                 out[name] = jnp.stack([view] * shape.count, axis=1) if shape.count > 1 else view

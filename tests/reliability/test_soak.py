@@ -26,7 +26,8 @@ JUDGED = 20.0  # a run shorter than this is mostly warm-up: it is reported, but 
 BLOCKS = 20  # samples of one block (an evaluation, a save) hang together; their means hardly do
 # What a run of many days could bear: 240 MB a day. A slope that its own error does not tell from none is none.
 MEGABYTES_AN_HOUR = 10.0
-LOOSE = 2  # files and threads come and go by one or two with a save; a leak in hundreds of saves is far more
+LOOSE = 2  # what is open between saves comes and goes by one or two; a leak in hundreds of saves is far more
+FLOOR = 10  # in %, of the samples of a quarter: a save holds files and threads for as long as the disk takes
 SMALL = (
     "model.width=64", "model.depth=2", "model.heads=4", "method.decoder_width=64", "method.decoder_depth=1",
     "method.decoder_heads=2", "training.precision=fp32", "training.batch_size=128", "training.log_every=10",
@@ -116,7 +117,7 @@ def test_soak(root, tmp_path, fault):
     warm = series["hours"] > WARM / 60
     series = {name: values[warm] for name, values in series.items()}
     slopes = {name: trend(series["hours"], values) for name, values in series.items() if name != "hours"}
-    grown = {name: late(values) - early(values) for name, values in series.items() if name != "hours"}
+    grown = {name: floor(values, -1) - floor(values, 0) for name, values in series.items() if name != "hours"}
     lines = [json.loads(one) for one in (workdir / "metrics.jsonl").read_text().splitlines()]
     counts = {"steps": lines[-1]["step"], "evaluations": sum("knn" in one for one in lines)}
     flat = {name: not leaks(*slopes[name]) for name in ("mb", "children_mb")}
@@ -140,9 +141,6 @@ def leaks(slope: float, error: float) -> bool:
     return slope > MEGABYTES_AN_HOUR and slope > 3 * error
 
 
-def early(values: np.ndarray) -> float:
-    return float(np.median(values[: max(len(values) // 4, 1)]))
-
-
-def late(values: np.ndarray) -> float:
-    return float(np.median(values[-max(len(values) // 4, 1) :]))
+def floor(values: np.ndarray, quarter: int) -> float:
+    """What the first (0) or the last (-1) quarter of the samples hardly falls below."""
+    return float(np.percentile(np.array_split(values, 4)[quarter], FLOOR))
