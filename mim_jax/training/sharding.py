@@ -71,8 +71,8 @@ def tree_shardings(tree: Tree, mesh: Mesh, rules: Rules = ()) -> Tree:
     """A sharding for every leaf of a state (arrays or shapes), optimizer moments and averages included.
 
     rules: (regular expression on the '/'-joined path, mesh axis or '' per dimension), first match wins; a leaf that
-    matches none is split over tensor as TENSOR_RULES say, and its largest other dimension that fsdp divides over fsdp;
-    small leaves stay whole.
+    matches none is split over tensor as TENSOR_RULES say, and its largest other dimension that fsdp divides over fsdp
+    (without tensor, one of tensor's if there is no other); small leaves stay whole.
 
     Raises:
         ConfigError: a rule that names an unknown axis or does not fit the array.
@@ -93,7 +93,9 @@ def _sharding(name: str, leaf: Any, mesh: Mesh, rules: Rules) -> NamedSharding:
         if len(wanted) == len(shape) and re.search(pattern, name):
             fits = all(not axis or size % mesh.shape[axis] == 0 for size, axis in zip(shape, wanted, strict=True))
             split = list(wanted) if fits else split
-    free = [d for d, size in enumerate(shape) if not split[d] and size % mesh.shape["fsdp"] == 0]
+    divided = [d for d, size in enumerate(shape) if size % mesh.shape["fsdp"] == 0]
+    # A dimension of tensor's comes last, and only where tensor does not need it.
+    free = [d for d in divided if not split[d]] or (divided if mesh.shape["tensor"] == 1 else [])
     if free:
         split[max(free, key=lambda d: shape[d])] = "fsdp"
     return NamedSharding(mesh, PartitionSpec(*(axis if axis and mesh.shape[axis] > 1 else None for axis in split)))

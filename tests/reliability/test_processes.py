@@ -54,22 +54,24 @@ def _in_the_project(root):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The run of one process."""
+    """The run of one process, and its files, before anything was evaluated."""
     workdir = tmp_path_factory.mktemp("alone")
     processes.run(train_words(workdir))
-    return workdir
+    return workdir, files_of(workdir)
+
+
+def files_of(workdir: Path) -> list[str]:
+    return [path for path in processes.folder(workdir) if "checkpoints" not in path]
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_train_and_judge_like_one(alone, tmp_path, count, fault):
     """Training, kNN, validation loss, pictures and checkpoints, then `mim-jax eval`, all by real processes."""
-    workdir = tmp_path / "run"
+    (alone, files), workdir = alone, tmp_path / "run"
     ended = processes.run(train_words(workdir), count)
     assert "epoch" in ended[0][2] and "epoch" not in ended[1][2]  # one process speaks
     assert_same(logged(workdir), logged(alone))
-    assert [p for p in processes.folder(workdir) if "checkpoints" not in p] == [
-        p for p in processes.folder(alone) if "checkpoints" not in p
-    ]
+    assert files_of(workdir) == files
     assert Checkpoints(workdir, read_only=True).all_steps() == Checkpoints(alone, read_only=True).all_steps()
     for folder, number in ((workdir, count), (alone, 1)):
         processes.run(["eval", str(folder), "--knn", "--no-baselines", "--config.evaluation.limit=128"], number)
@@ -84,7 +86,7 @@ def steps(out: Path, names: list[str], count: int, mesh: dict[str, int]) -> dict
         contract = str(Path(__file__).resolve().parent.parent / "contract")
         extra = {"PYTHONPATH": os.pathsep.join([contract, str(Path.cwd())])}
         words = [sys.executable, str(WORKER), str(out), json.dumps(mesh), *names]
-        ended = processes.finish(processes.start_words(words, count, 4 // count, extra), timeout=900)
+        ended = processes.finish(processes.start_words(words, count, 4 // count, extra), timeout=3600)
         assert all(code == 0 for code, _, _ in ended), ended[0][2][-3000:] + ended[-1][2][-3000:]
     with np.load(out) as arrays:
         return dict(arrays)
@@ -108,7 +110,9 @@ def test_steps_of_every_method_are_those_of_one_process(names, count, mesh, tmp_
     assert many.pop("processes") == count and one.pop("processes") == 1
     for key, value in one.items():
         kind = key.split("/")[1]
-        if kind == "drawn":
+        if kind == "drawn" and value.dtype.kind == "f":  # AttMask's teacher has computed some of it
+            np.testing.assert_allclose(many[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
+        elif kind == "drawn":
             np.testing.assert_array_equal(many[key], value, err_msg=key)
         elif kind == "loss":
             np.testing.assert_allclose(many[key], value, rtol=1e-5, err_msg=key)

@@ -41,6 +41,15 @@ def test_tensor_splits_layers_in_pairs_and_fsdp_the_other_side():
     assert found["encoder/norm/scale"] == ()
 
 
+@pytest.mark.parametrize(("tensor", "spec"), [(1, (None, "fsdp")), (2, (None, "tensor"))])
+def test_fsdp_takes_the_side_that_tensor_leaves_it(tensor, spec):
+    """A width that fsdp does not divide, such as the 1408 of a large teacher by 256, leaves the other side."""
+    shapes = {"mlp": {"fc1": {"kernel": jax.ShapeDtypeStruct((255, 1024), jnp.float32)}}}
+    shapes = {"blocks_0": shapes}
+    made = tree_shardings(shapes, make_mesh({"data": -1, "fsdp": 2, "tensor": tensor}))
+    assert tuple(made["blocks_0"]["mlp"]["fc1"]["kernel"].spec) == spec
+
+
 def test_rules_of_the_config_come_first():
     found = specs(make_mesh({"data": -1, "fsdp": 2, "tensor": 2}), [("fc1/kernel", ("", "fsdp"))])
     assert found["encoder/blocks_0/mlp/fc1/kernel"] == (None, "fsdp")
