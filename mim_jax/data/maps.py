@@ -16,7 +16,7 @@ from jaxtyping import Float32, Shaped
 from mim_jax.data.effects import Effects
 from mim_jax.data.erasing import Erasing
 from mim_jax.data.jitter import Jitter
-from mim_jax.data.pairs import Labels, read_map
+from mim_jax.data.pairs import Labels, by_stem, read_map
 from mim_jax.data.sources import Source, open_source
 from mim_jax.data.views import View, look
 from mim_jax.errors import DataError
@@ -106,8 +106,8 @@ def in_unit_range(values: Shaped[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W
 
 
 def paired(images: Source, maps: Source, where: str) -> np.ndarray:
-    """For every record of `images` the number of its map. Raises DataError: the first that has none."""
-    known = {_stem(maps, j): j for j in range(len(maps))}
+    """For every record of `images` the number of its map. Raises DataError: the first that has none, or two."""
+    known = by_stem(maps, str(maps.spec))
     rows = np.array([known.get(_stem(images, i), -1) for i in range(len(images))], np.int64)
     alone = np.flatnonzero(rows < 0)
     if len(alone):

@@ -169,7 +169,7 @@ def _open_folders(spec: Spec) -> Pairs:
 
     images = Folder(spec.target, Spec(spec.text, "folder", spec.target, {}))
     maps = Folder(spec.options["map"], Spec(spec.text, "folder", spec.options["map"], {}))
-    of_images, of_maps = _by_stem(images, spec.text), _by_stem(maps, spec.text)
+    of_images, of_maps = by_stem(images, spec.text), by_stem(maps, spec.text)
     if "list" in spec.options:
         stems, mend = _listed(spec), "; add it, or take the name out of the list"
         for stem in stems:
@@ -200,7 +200,8 @@ def _open_parquet(spec: Spec) -> Pairs:
     return Pairs(spec.text, images, maps, [(i, i) for i in range(len(images))])
 
 
-def _by_stem(source: Source, spec: str) -> dict[str, int]:
+def by_stem(source: Source, spec: str) -> dict[str, int]:
+    """{name without extension: record}. Raises DataError: two records of one name."""
     found: dict[str, int] = {}
     for i in range(len(source)):
         stem = os.path.splitext(source.name(i))[0]

@@ -138,7 +138,7 @@ class Checkpoints:
         self.wait()
         if jax.process_count() > 1 and (why := room.agreed_lack(self.directory, dict(state_items(state)))):
             if self._trouble is None:
-                raise CheckpointError(self._lost_sentence(step, why))
+                raise CheckpointError(f"the checkpoint of step {step} could not be written ({why}); make room")
             self._lost = step
             self._tell(step, "disk full", self._lost_sentence(step, why))
             return False

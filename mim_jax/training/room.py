@@ -28,7 +28,10 @@ def lack(directory: epath.Path, tree: Tree) -> str:
     """
     if is_remote(directory):
         return ""
-    free = shutil.disk_usage(directory).free
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:  # then trying tells; the others wait for an answer
+        return ""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if hasattr(leaf, "nbytes")) + SMALL_FILES
     if free >= needed:
         return ""

@@ -102,6 +102,12 @@ def test_maps_of_other_files_are_named(data, folders):
         first(data, 20)
 
 
+def test_two_maps_of_one_name_are_named(data, folders):
+    (folders / "depth/class/07.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"'class/07.npy' and 'class/07.png' have the same name; remove one of them"):
+        first(data)
+
+
 def test_a_label_beyond_the_classes_is_named(data):
     data.maps.labels.classes = 4
     with pytest.raises(DataError, match=r"of data.maps.labels has the label 19, beyond 4 classes"):
